@@ -1,0 +1,1 @@
+"""The exported router: written by the training side, read by the runtime."""

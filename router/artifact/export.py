@@ -1,0 +1,163 @@
+"""Write the artifact: the training side's half."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from router.artifact.manifest import FILES, MANIFEST, amend_manifest, write_manifest
+from router.artifact.runtime import Router
+from router.errors import RouterError
+from router.estimators.head import Head
+from router.policies import Policy, policy_from_dict
+from router.prediction import Prediction
+
+GOLDEN_PROMPTS = (
+    "Hello!",
+    "Prove that the square root of 2 is irrational.",
+    "¿Cuál es la capital de Perú? 🇵🇪",
+)
+GOLDEN_DIMENSIONS = 8
+
+
+class ExportableEncoder(Protocol):
+    """An encoder that can leave for production."""
+
+    def export(self) -> Path:
+        """Folder with encoder.onnx (input_ids, attention_mask -> vector) and tokenizer.json."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the manifest says beside the model itself."""
+
+    prices: dict[str, dict[str, Any]] | None
+    data: dict[str, Any]
+    baselines: dict[str, Any]
+
+
+def write_artifact(
+    folder: Path,
+    encoder: ExportableEncoder,
+    head: Head,
+    policy: Policy,
+    candidates: tuple[str, ...],
+    description: Description,
+) -> Router:
+    """Write encoder, head, tokenizer and manifest into an empty folder, and load them.
+
+    Raises RouterError where the encoder cannot be exported.
+    """
+    if not hasattr(encoder, "export"):
+        raise RouterError(
+            f"{type(encoder).__name__} has no method export, so no artifact can be made; "
+            "train with export=false."
+        )
+    exported = encoder.export()
+    for name in ("encoder.onnx", "tokenizer.json"):
+        link_or_copy(exported / name, folder / name)
+    (folder / "head.onnx").write_bytes(head.to_onnx().SerializeToString())
+    content = {
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "made_by": f"query-router {_version()}",
+        "candidates": list(candidates),
+        "prices": description.prices,
+        "policy": _own(policy).to_dict(),
+        "data": description.data,
+        "baselines": description.baselines,
+        "validation": None,
+        "metrics": None,
+        "verdict": None,
+    }
+    write_manifest(folder, {**content, "golden": []})
+    write_manifest(folder, {**content, "golden": _golden(Router(folder, verify=False))})
+    return Router(folder)
+
+
+def copy_artifact(source: Path, folder: Path, policy: Policy, validation: dict[str, Any]) -> Router:
+    """The same encoder and head in an empty folder under another policy; the test side's figures
+    belong to the old one and are left out."""
+    for name in FILES:
+        link_or_copy(source / name, folder / name)
+    shutil.copyfile(source / MANIFEST, folder / MANIFEST)
+    amend_manifest(
+        folder,
+        policy=_own(policy).to_dict(),
+        validation=validation,
+        metrics=None,
+        verdict=None,
+    )
+    return Router(folder)
+
+
+def check_parity(
+    router: Router, head: Head, policy: Policy, vectors: np.ndarray, prediction: Prediction
+) -> dict[str, Any]:
+    """Training side and artifact on the same vectors: they must choose alike on every query.
+
+    prediction: what the artifact said. Raises RouterError where a decision differs.
+    """
+    trained = head.predict(vectors)
+    ours, theirs = policy.probabilities(trained), router.policy.probabilities(prediction)
+    agree = np.isclose(ours, theirs).all(axis=1)
+    if not agree.all():
+        row = int(np.flatnonzero(~agree)[0])
+        raise RouterError(
+            f"The exported head chooses otherwise than the trained one on {int((~agree).sum())} of "
+            f"{len(agree)} queries (first: row {row}); check the estimator's to_onnx."
+        )
+    return {
+        "queries": len(vectors),
+        "decisions_equal": int(agree.sum()),
+        "largest_quality_difference": float(np.abs(trained.quality - prediction.quality).max()),
+    }
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """The encoder is large and never changes: one copy on disk where the file system can."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _golden(router: Router) -> list[dict[str, Any]]:
+    vectors = router.encode(GOLDEN_PROMPTS)
+    golden = []
+    for prompt, vector in zip(GOLDEN_PROMPTS, vectors, strict=True):
+        prediction = router.predict(vector[None])
+        golden.append(
+            {
+                "prompt": prompt,
+                "vector": vector[:GOLDEN_DIMENSIONS].tolist(),
+                "quality": prediction.quality[0].tolist(),
+                "cost": None if prediction.cost is None else prediction.cost[0].tolist(),
+            }
+        )
+    return golden
+
+
+def _own(policy: Policy) -> Policy:
+    """The artifact knows this package's own policies alone: it never runs foreign code."""
+    try:
+        policy_from_dict(policy.to_dict())
+    except RouterError:
+        raise RouterError(
+            f"{type(policy).__name__} is not one of router.policies, so an artifact cannot hold "
+            "it; train with export=false."
+        ) from None
+    return policy
+
+
+def _version() -> str:
+    try:
+        return version("query-router")
+    except PackageNotFoundError:
+        return "(not installed)"

@@ -1,0 +1,78 @@
+"""manifest.json: what the artifact is, and the hashes that prove it whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from router.errors import RouterError
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+FILES = ("encoder.onnx", "head.onnx", "tokenizer.json")
+
+
+def write_manifest(folder: Path, content: dict[str, Any]) -> None:
+    """Add schema version, file hashes and the manifest's own hash, and write it."""
+    files = {
+        name: {"sha256": file_hash(folder / name), "bytes": (folder / name).stat().st_size}
+        for name in FILES
+    }
+    manifest = {"schema_version": SCHEMA_VERSION, **content, "files": files}
+    manifest["sha256"] = _own_hash(manifest)
+    text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of an undamaged artifact of a known schema version.
+
+    Raises RouterError, one sentence, where a file is missing, damaged or from a newer version.
+    """
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RouterError(f"{folder}: no artifact here (manifest.json is missing).") from None
+    except NotADirectoryError:
+        raise RouterError(f"{folder}: not a folder; give the artifact's folder.") from None
+    except (ValueError, OSError):
+        raise RouterError(f"{path}: damaged or unreadable; export the router again.") from None
+    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    if not isinstance(version, int):
+        raise RouterError(f"{path}: not a router's manifest; export the router again.")
+    if version > SCHEMA_VERSION:
+        raise RouterError(
+            f"{path}: schema version {version} is newer than the {SCHEMA_VERSION} that this "
+            "installation knows; update query-router."
+        )
+    if manifest.get("sha256") != _own_hash(manifest):
+        raise RouterError(f"{path}: damaged (its checksum differs); export the router again.")
+    for name, expected in manifest["files"].items():
+        part = folder / name
+        if not part.is_file():
+            raise RouterError(f"{part}: missing from the artifact; export the router again.")
+        if file_hash(part) != expected["sha256"]:
+            raise RouterError(f"{part}: damaged (its checksum differs); export the router again.")
+    return manifest
+
+
+def amend_manifest(folder: Path, **changes: Any) -> None:
+    """Replace entries of an artifact's manifest."""
+    manifest = {**read_manifest(folder), **changes}
+    del manifest["schema_version"], manifest["files"], manifest["sha256"]
+    write_manifest(folder, manifest)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _own_hash(manifest: dict[str, Any]) -> str:
+    content = {key: value for key, value in manifest.items() if key != "sha256"}
+    canonical = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

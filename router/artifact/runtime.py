@@ -1,0 +1,165 @@
+"""The router in production: numpy, onnxruntime and tokenizers, nothing else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+from router.artifact.manifest import read_manifest
+from router.errors import RouterError
+from router.policies import Policy, draw, policy_from_dict, uniform_of
+from router.prediction import Prediction
+
+GOLDEN_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Which candidate answers a prompt, and why.
+
+    candidate: the chosen one. probability: with which it was chosen.
+    quality, quality_se: predicted score of every candidate and its standard error.
+    cost: predicted USD of every candidate's answer, or None where the log knew no cost.
+    reason: one sentence.
+    """
+
+    candidate: str
+    probability: float
+    quality: dict[str, float]
+    quality_se: dict[str, float]
+    cost: dict[str, float] | None
+    reason: str
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Router:
+    """A loaded artifact. Thread-safe: nothing changes after loading.
+
+    folder: the artifact's folder. verify: recompute the golden vectors once at loading.
+
+    Raises RouterError where the artifact is missing, damaged or from a newer version.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], verify: bool = True):
+        self.folder = Path(folder)
+        self.manifest = read_manifest(self.folder)
+        self.candidates: tuple[str, ...] = tuple(self.manifest["candidates"])
+        self.policy: Policy = policy_from_dict(self.manifest["policy"])
+        prices = self.manifest["prices"]
+        self._prices = None
+        if prices is not None:
+            per_million = [(prices[c]["input"], prices[c]["output"]) for c in self.candidates]
+            self._prices = np.array(per_million) / 1e6
+        self._tokenizer = Tokenizer.from_file(str(self.folder / "tokenizer.json"))
+        self._encoder = _session(self.folder / "encoder.onnx")
+        self._head = _session(self.folder / "head.onnx")
+        if verify:
+            self._verify()
+
+    @property
+    def identity(self) -> str:
+        """Names everything that the vectors depend on, for the embedding cache."""
+        files = self.manifest["files"]
+        return (
+            f"onnx-{files['encoder.onnx']['sha256'][:24]}-{files['tokenizer.json']['sha256'][:8]}"
+        )
+
+    def route(self, prompt: str) -> Decision:
+        """Choose the candidate that shall answer the prompt.
+
+        A prompt longer than the encoder's window is judged by its first tokens.
+        Raises RouterError where the prompt is no text or empty.
+        """
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise RouterError("The prompt is empty; give the text that the LLM shall answer.")
+        prediction = self.predict(self._encode_one(prompt))
+        probabilities = self.policy.probabilities(prediction)
+        chosen = int(draw(probabilities, uniform_of([prompt]))[0])
+        return Decision(
+            candidate=self.candidates[chosen],
+            probability=float(probabilities[0, chosen]),
+            quality=self._by_candidate(prediction.quality),
+            quality_se=self._by_candidate(prediction.quality_se),
+            cost=None if prediction.cost is None else self._by_candidate(prediction.cost),
+            reason=self.policy.reason(prediction, chosen),
+        )
+
+    def encode(self, prompts: Sequence[str]) -> np.ndarray:
+        """(n, d) float32 vectors of unit length, each computed alone as `route` does."""
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            return np.concatenate(list(pool.map(self._encode_one, prompts)))
+
+    def predict(self, vectors: np.ndarray) -> Prediction:
+        """Quality and cost of (n, d) vectors."""
+        names = [output.name for output in self._head.get_outputs()]
+        outputs = dict(zip(names, self._head.run(None, {"vector": vectors}), strict=True))
+        cost = None
+        if "amounts" in outputs:
+            amounts = outputs["amounts"].astype(np.float64)
+            cost = (
+                amounts[:, :, 0]
+                if self._prices is None
+                else np.einsum("nmk,mk->nm", amounts, self._prices)
+            )
+        return Prediction(
+            self.candidates,
+            outputs["quality"].astype(np.float64),
+            outputs["quality_se"].astype(np.float64),
+            cost,
+        )
+
+    def _encode_one(self, prompt: str) -> np.ndarray:
+        # A lone surrogate is no Unicode text; it is read as the replacement character.
+        text = prompt.encode("utf-8", "replace").decode("utf-8")
+        encoding = self._tokenizer.encode(text)
+        feed = {
+            "input_ids": np.array([encoding.ids], dtype=np.int64),
+            "attention_mask": np.array([encoding.attention_mask], dtype=np.int64),
+        }
+        return self._encoder.run(None, feed)[0]
+
+    def _by_candidate(self, values: np.ndarray) -> dict[str, float]:
+        return dict(zip(self.candidates, values[0].tolist(), strict=True))
+
+    def _verify(self) -> None:
+        for golden in self.manifest["golden"]:
+            vector = self._encode_one(golden["prompt"])
+            prediction = self.predict(vector)
+            pairs = [
+                (vector[0, : len(golden["vector"])], golden["vector"]),
+                (prediction.quality[0], golden["quality"]),
+            ]
+            if prediction.cost is not None:
+                relative = prediction.cost[0] / np.array(golden["cost"])
+                pairs.append((relative, np.ones_like(relative)))
+            for found, expected in pairs:
+                if not np.allclose(found, expected, atol=GOLDEN_TOLERANCE, rtol=0):
+                    raise RouterError(
+                        f"{self.folder}: this machine computes other numbers than the one that "
+                        "exported the router (golden vectors differ); export it again, or update "
+                        "onnxruntime."
+                    )
+
+
+def load(folder: str | os.PathLike[str]) -> Router:
+    """Load an artifact after checking its hashes and golden vectors."""
+    return Router(folder)
+
+
+def _session(path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    # One thread per request: a service answers many at once, and results do not depend on cores.
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,1 @@
+"""Texts to vectors: sentence encoders and the embedding cache."""

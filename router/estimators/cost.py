@@ -1,0 +1,72 @@
+"""Cost per candidate, predicted apart from quality: dollars, or tokens that are priced later."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, clone
+
+from router.estimators.base import Estimator
+from router.estimators.graph import Graph
+from router.outcomes.matrix import OutcomeMatrix
+
+LEAST_SHARE = 0.05
+
+
+class CostModel(BaseEstimator):
+    """Predicts each candidate's tokens where the log has them, else its dollars.
+
+    Any estimator serves as regressor: it learns the amount relative to the candidate's mean, so
+    that a 500-fold spread of prices does not matter, and a prediction never falls below
+    LEAST_SHARE of that mean. Predictions are means, as a budget in dollars needs; CARROT (arXiv
+    2502.03261) and OmniRouter (arXiv 2502.20576) predict cost from the query likewise.
+
+    estimator: regressor of the relative amount.
+    """
+
+    def __init__(self, estimator: Estimator):
+        self.estimator = estimator
+
+    def fit(self, X: np.ndarray, outcomes: OutcomeMatrix) -> Self:
+        if outcomes.cost is None:
+            raise ValueError("the outcomes have no cost to learn from")
+        self.prices_ = outcomes.prices
+        amounts = (
+            outcomes.cost[:, :, None] if outcomes.tokens is None else outcomes.tokens
+        )  # (n, m, kinds)
+        observed = outcomes.observed
+        means = []
+        self.members_: list[Estimator] = []
+        for kind in range(amounts.shape[2]):
+            amount = amounts[:, :, kind]
+            mean = np.where(observed, amount, 0.0).sum(axis=0) / observed.sum(axis=0)
+            relative = amount / np.where(mean > 0, mean, 1.0)
+            means.append(mean)
+            self.members_.append(clone(self.estimator).fit(X, outcomes.with_target(relative)))
+        self.mean_ = np.stack(means, axis=1)
+        return self
+
+    def predict_amounts(self, X: np.ndarray) -> np.ndarray:
+        """(n, m, kinds) dollars (one kind), or input and output tokens (two kinds)."""
+        relative = np.stack([member.predict(X).quality for member in self.members_], axis=2)
+        return np.maximum(relative, LEAST_SHARE) * self.mean_
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """(n, m) USD per answer."""
+        amounts = self.predict_amounts(X)
+        if self.prices_ is None:
+            return amounts[:, :, 0]
+        return np.einsum("nmk,mk->nm", amounts, self.prices_)
+
+    def to_onnx(self, graph: Graph, vector: str) -> str:
+        """The name of the amounts, (batch, m, kinds)."""
+        last = graph.constant([2], np.int64)
+        kinds = []
+        for member, mean in zip(self.members_, self.mean_.T, strict=True):
+            relative, _ = member.to_onnx(graph, vector)
+            floored = graph.op("Max", relative, graph.constant(LEAST_SHARE))
+            kinds.append(
+                graph.op("Unsqueeze", graph.op("Mul", floored, graph.constant(mean)), last)
+            )
+        return graph.op("Concat", *kinds, axis=2)

@@ -1,0 +1,1 @@
+"""Metrics, frontiers, baselines, intervals and the verdict."""

@@ -1,0 +1,155 @@
+"""What every router is measured against: plans that need no model of the query."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from router.outcomes.matrix import OutcomeMatrix
+from router.policies import Policy, policy_from_dict
+from router.prediction import Prediction
+
+LENGTH_BINS = 10
+SHRINKAGE = 4.0
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """A table of each candidate's mean score and cost per cell, and the policy tuned on it.
+
+    kind: "length" (cells are bins of the prompt's characters) or "task" (cells are task labels).
+    cells: upper bin edges, or labels. The last row of the tables stands for unknown cells.
+    """
+
+    kind: str
+    cells: tuple[Any, ...]
+    quality: np.ndarray
+    cost: np.ndarray | None
+    policy: Policy
+
+    def predict(self, outcomes: OutcomeMatrix) -> Prediction:
+        row = _rows(self.kind, self.cells, outcomes)
+        return Prediction(
+            outcomes.candidates,
+            self.quality[row],
+            np.zeros_like(self.quality[row]),
+            None if self.cost is None else self.cost[row],
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "cells": list(self.cells),
+            "quality": self.quality.tolist(),
+            "cost": None if self.cost is None else self.cost.tolist(),
+            "policy": self.policy.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Lookup:
+        cost = content["cost"]
+        return cls(
+            content["kind"],
+            tuple(content["cells"]),
+            np.array(content["quality"]),
+            None if cost is None else np.array(cost),
+            policy_from_dict(content["policy"]),
+        )
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Chosen on the train side, judged on the test side.
+
+    best_single, cheapest: candidates by mean train score and mean train cost (None without costs).
+    lookups: name -> Lookup.
+    """
+
+    best_single: str
+    cheapest: str | None
+    lookups: dict[str, Lookup]
+
+    @classmethod
+    def fit(cls, train: OutcomeMatrix, policy: Policy) -> Baselines:
+        """policy: the router's own, with its budget settled; each lookup is tuned to the same."""
+        costs = train.mean_costs()
+        lengths = np.char.str_len(np.array(train.prompts, dtype=str))
+        edges = np.unique(np.quantile(lengths, np.linspace(0, 1, LENGTH_BINS + 1)[1:-1]))
+        lookups = {"prompt length": _lookup("length", tuple(edges.tolist()), train, policy)}
+        if train.tasks is not None:
+            labels = tuple(sorted(set(train.tasks)))
+            lookups["task-label lookup"] = _lookup("task", labels, train, policy)
+        return cls(
+            best_single=train.candidates[int(train.mean_scores().argmax())],
+            cheapest=None if costs is None else train.candidates[int(costs.argmin())],
+            lookups=lookups,
+        )
+
+    def plans(self, test: OutcomeMatrix, router: np.ndarray) -> dict[str, np.ndarray]:
+        """Name -> (n, m) probabilities on the test side; `router` are the router's own.
+
+        "random" is a shuffle of the router's own choices; "oracle" knows the outcomes, and takes
+        the cheapest of the best.
+        """
+        n, m = router.shape
+        single = {"best single": self.best_single}
+        if self.cheapest is not None:
+            single["cheapest"] = self.cheapest
+        plans = {
+            name: np.tile(np.eye(m)[test.candidates.index(candidate)], (n, 1))
+            for name, candidate in single.items()
+        }
+        plans["random"] = np.tile(router.mean(axis=0), (n, 1))
+        for name, lookup in self.lookups.items():
+            if lookup.kind != "task" or test.tasks is not None:
+                plans[name] = lookup.policy.probabilities(lookup.predict(test))
+        best = test.scores >= test.scores.max(axis=1, keepdims=True)
+        rank = np.zeros_like(test.scores) if test.cost is None else test.cost
+        plans["oracle"] = np.eye(m)[np.where(best, rank, np.inf).argmin(axis=1)]
+        return plans
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "best_single": self.best_single,
+            "cheapest": self.cheapest,
+            "lookups": {name: lookup.to_dict() for name, lookup in self.lookups.items()},
+        }
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Baselines:
+        return cls(
+            content["best_single"],
+            content["cheapest"],
+            {name: Lookup.from_dict(lookup) for name, lookup in content["lookups"].items()},
+        )
+
+
+def _rows(kind: str, cells: tuple[Any, ...], outcomes: OutcomeMatrix) -> np.ndarray:
+    """(n,) row of each query in a lookup's tables."""
+    if kind == "length":
+        lengths = np.char.str_len(np.array(outcomes.prompts, dtype=str))
+        return np.searchsorted(np.array(cells), lengths, side="left")
+    number = {label: row for row, label in enumerate(cells)}
+    assert outcomes.tasks is not None
+    return np.array([number.get(task, len(cells)) for task in outcomes.tasks])
+
+
+def _lookup(kind: str, cells: tuple[Any, ...], train: OutcomeMatrix, policy: Policy) -> Lookup:
+    row = _rows(kind, cells, train)
+    n_rows = len(cells) + 1
+    quality = _shrunken_means(row, n_rows, train.scores, train.observed)
+    cost = None if train.cost is None else _shrunken_means(row, n_rows, train.cost, train.observed)
+    untuned = Lookup(kind, cells, quality, cost, policy)
+    tuned = policy.tune(untuned.predict(train), train)
+    return Lookup(kind, cells, quality, cost, tuned)
+
+
+def _shrunken_means(
+    row: np.ndarray, n_rows: int, values: np.ndarray, observed: np.ndarray
+) -> np.ndarray:
+    known = np.where(observed, values, 0.0)
+    overall = known.sum(axis=0) / observed.sum(axis=0)
+    member = np.eye(n_rows)[row].T
+    return (member @ known + SHRINKAGE * overall) / (member @ observed + SHRINKAGE)

@@ -1,0 +1,53 @@
+"""Figures of merit of one router at one operating point."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+ROUTERARENA_DEAREST = 200.0  # USD per 1,000 queries
+ROUTERARENA_CHEAPEST = 0.0044
+ROUTERARENA_BETA = 0.1
+CALIBRATION_BINS = 10
+
+
+def oracle_gap_closed(quality: float, best_single: float, oracle: float) -> float:
+    """Share of the way from the best single model to the oracle; NaN where there is no gap."""
+    gap = oracle - best_single
+    return (quality - best_single) / gap if gap > 0 else float("nan")
+
+
+def routerarena_score(quality: float, cost_per_query: float) -> float:
+    """RouterArena (arXiv 2510.00202), section 4: weighted harmonic mean of accuracy and the
+    logarithmic cost score, with beta = 0.1; cost clipped to the score's range."""
+    per_thousand = min(max(cost_per_query * 1000, ROUTERARENA_CHEAPEST), ROUTERARENA_DEAREST)
+    dearest, cheapest = math.log2(ROUTERARENA_DEAREST), math.log2(ROUTERARENA_CHEAPEST)
+    cost_score = (dearest - math.log2(per_thousand)) / (dearest - cheapest)
+    weighted = ROUTERARENA_BETA * quality + cost_score
+    return (1 + ROUTERARENA_BETA) * quality * cost_score / weighted if weighted > 0 else 0.0
+
+
+def perf_gain(points: np.ndarray, best_single: float) -> float:
+    """LLMRouterBench: largest quality of any setting over the best single model's, less one."""
+    return float(points[:, 1].max() / best_single - 1)
+
+
+def cost_save(points: np.ndarray, best_single: float, best_single_cost: float) -> float:
+    """LLMRouterBench: share of the best single model's cost that the cheapest setting of at least
+    its quality saves; NaN where no setting reaches it."""
+    reaching = points[points[:, 1] >= best_single, 0]
+    return float(1 - reaching.min() / best_single_cost) if len(reaching) else float("nan")
+
+
+def brier(predicted: np.ndarray, score: np.ndarray) -> float:
+    """Mean squared difference of predicted and observed score."""
+    return float(np.mean((predicted - score) ** 2))
+
+
+def expected_calibration_error(predicted: np.ndarray, score: np.ndarray) -> float:
+    """Mean distance of predicted and observed score over bins of equal count."""
+    order = np.argsort(predicted, kind="stable")
+    parts = np.array_split(order, min(CALIBRATION_BINS, len(order)))
+    distance = [len(p) * abs(predicted[p].mean() - score[p].mean()) for p in parts]
+    return float(np.sum(distance) / len(order))

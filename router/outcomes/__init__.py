@@ -1,0 +1,1 @@
+"""Logged outcomes: reading, checking, pricing, splitting."""

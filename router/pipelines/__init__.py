@@ -1,0 +1,1 @@
+"""Wiring: what the verbs of the command line do, step by step."""

@@ -1,0 +1,122 @@
+"""What a run prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from router.artifact.runtime import Decision, Router
+from router.outcomes.matrix import OutcomeMatrix
+
+WIDE_ENOUGH = 110
+console = Console(soft_wrap=True, highlight=False)
+if not console.is_terminal:
+    console.width = WIDE_ENOUGH
+
+STYLES = {"pays": "bold green", "does not pay": "bold red", "cannot tell": "bold yellow"}
+
+
+def print_outcomes(name: str, outcomes: OutcomeMatrix) -> None:
+    """One line: size, candidates, share observed."""
+    observed = outcomes.observed.mean()
+    costs = "quality only, no costs" if outcomes.cost is None else "with costs"
+    console.print(
+        f"Outcomes   {name}: {len(outcomes):,} queries x {len(outcomes.candidates)} candidates, "
+        f"{observed:.0%} observed, {costs}"
+    )
+
+
+def print_candidates(outcomes: OutcomeMatrix) -> None:
+    """A row per candidate."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for header in (
+        "candidate",
+        "outcomes",
+        "mean score",
+        "USD per 1,000",
+        "input tok",
+        "output tok",
+    ):
+        table.add_column(header, justify="left" if header == "candidate" else "right")
+    costs = outcomes.mean_costs()
+    for j, name in enumerate(outcomes.candidates):
+        tokens = ("", "")
+        if outcomes.tokens is not None:
+            mean = np.nanmean(outcomes.tokens[:, j], axis=0)
+            tokens = (f"{mean[0]:,.0f}", f"{mean[1]:,.0f}")
+        table.add_row(
+            name,
+            f"{int(outcomes.observed[:, j].sum()):,}",
+            f"{outcomes.mean_scores()[j]:.4f}",
+            "" if costs is None else f"{1000 * costs[j]:,.4f}",
+            *tokens,
+        )
+    console.print(table)
+
+
+def print_comparison(metrics: dict[str, Any]) -> None:
+    """The router and its baselines, side by side."""
+    router = metrics["router"]
+    priced = "cost" in router
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("", no_wrap=True)
+    headers = ["quality", "95 % interval", "gain on best single"]
+    for header in [*headers, *(["USD per 1,000", "cost"] if priced else [])]:
+        table.add_column(header, justify="right", no_wrap=True)
+    reference = metrics["baselines"]["best single"]
+    for name, judged in {"router": router, **metrics["baselines"]}.items():
+        quality = judged["quality"]
+        gain = quality["value"] - reference["quality"]["value"]
+        row = [
+            name,
+            f"{quality['value']:.4f}",
+            f"[{quality['low']:.4f}, {quality['high']:.4f}]",
+            "" if name == "best single" else f"{gain:+.4f}",
+        ]
+        if priced:
+            cost, full = judged["cost"]["value"], reference["cost"]["value"]
+            row += [f"{1000 * cost:,.4f}", f"{cost / full:.0%}"]
+        table.add_row(*row, style="bold" if name == "router" else None)
+    console.print(table)
+    named = {name: metrics["baselines"].get(name, {}) for name in ("best single", "cheapest")}
+    models = [f"{name} is {of['candidate']}" for name, of in named.items() if of]
+    console.print(f"Models     {', '.join(models)}")
+    shares = sorted(router["shares"].items(), key=lambda item: -item[1])
+    console.print("Traffic    " + ", ".join(f"{name} {share:.1%}" for name, share in shares))
+    if priced:
+        area, single = router["aiq"], router["aiq_single_models"]
+        gain = router["aiq_gain"]
+        console.print(
+            f"Frontier   AIQ {area['value']:.4f} [{area['low']:.4f}, {area['high']:.4f}], "
+            f"single models {single['value']:.4f}, "
+            f"gain {gain['value']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}], "
+            f"oracle {router['aiq_oracle']:.4f}; QNC {router['qnc']:.2f}"
+        )
+    if "two_candidates" in router:
+        two = router["two_candidates"]
+        console.print(
+            f"RouteLLM   APGR {two['apgr']:.3f}, CPT 20/50/80 % "
+            f"{two['cpt20']:.1f}/{two['cpt50']:.1f}/{two['cpt80']:.1f} % strong calls"
+        )
+    verdict = metrics["verdict"]
+    style = STYLES[verdict["decision"]]
+    console.print(f"Verdict    [{style}]{verdict['decision']}[/]. {verdict['sentence']}")
+
+
+def print_examples(router: Router, prompts: Sequence[str]) -> None:
+    """Route some prompts with the artifact."""
+    for prompt in prompts:
+        decision = router.route(prompt)
+        console.print(f"Example    {prompt!r}\n           -> {describe(decision)}", markup=False)
+
+
+def describe(decision: Decision) -> str:
+    """A decision in one line."""
+    figures = f"predicted quality {decision.quality[decision.candidate]:.3f}"
+    if decision.cost is not None:
+        figures += f", ${decision.cost[decision.candidate]:.6f}"
+    return f"{decision.candidate} ({figures}): {decision.reason}"

@@ -1,0 +1,121 @@
+"""The contract of a policy, and what all of them share."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from router.errors import RouterError
+from router.prediction import Prediction
+
+if TYPE_CHECKING:
+    from router.outcomes.matrix import OutcomeMatrix
+
+TIE = 1e-6  # utilities this close are one: rounding must not decide, the lower cost does
+PATH_POINTS = 100
+
+
+@dataclass(frozen=True)
+class Policy(ABC):
+    """Predictions -> the probability with which each candidate answers.
+
+    A frozen dataclass whose fields are its parameters: plain numbers, text and tuples, so that the
+    artifact's manifest can hold them.
+    """
+
+    def tune(self, prediction: Prediction, outcomes: OutcomeMatrix) -> Self:
+        """The policy with the parameters that hold its promise on validation outcomes."""
+        return self
+
+    @abstractmethod
+    def probabilities(self, prediction: Prediction) -> np.ndarray:
+        """(n, m) probability of each candidate; rows sum to one."""
+
+    @abstractmethod
+    def path(self, prediction: Prediction) -> list[Policy]:
+        """The policy at about a hundred settings of its budget, from dear to cheap."""
+
+    @abstractmethod
+    def reason(self, prediction: Prediction, chosen: int) -> str:
+        """One sentence on why `chosen` answers the single query of `prediction`."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Name and parameters, ready for JSON, which knows no infinity: that is the text "inf"."""
+        parameters = {
+            key: str(value) if isinstance(value, float) and np.isinf(value) else value
+            for key, value in dataclasses.asdict(self).items()
+        }
+        return {"name": type(self).__name__, **parameters}
+
+
+def policy_from_dict(content: dict[str, Any]) -> Policy:
+    """The policy that `to_dict` wrote; only this package's own policies are known."""
+    import router.policies as room
+
+    parameters = dict(content)
+    name = parameters.pop("name", None)
+    kind = getattr(room, str(name), None)
+    if not (isinstance(kind, type) and issubclass(kind, Policy) and kind is not Policy):
+        raise RouterError(f"Policy {name!r} is unknown to this version; update query-router.")
+    known = {field.name for field in dataclasses.fields(kind)}
+    if set(parameters) - known:
+        extra = ", ".join(sorted(set(parameters) - known))
+        raise RouterError(f"Policy {name} has no parameter {extra}; update query-router.")
+    return kind(**{key: _from_json(value) for key, value in parameters.items()})
+
+
+def _from_json(value: Any) -> Any:
+    if value in ("inf", "-inf"):
+        return float(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def require_cost(prediction: Prediction, policy: str) -> np.ndarray:
+    """(n, m) predicted costs; raises RouterError where the log had none."""
+    if prediction.cost is None:
+        raise RouterError(
+            f"policy={policy} weighs costs, but the log has none; "
+            "log cost_usd, or tokens with data.prices."
+        )
+    return prediction.cost
+
+
+def cheapest_best(utility: np.ndarray, cost: np.ndarray | None) -> np.ndarray:
+    """(n,) candidate of greatest utility; among ties the cheapest, then the first."""
+    tied = utility >= utility.max(axis=1, keepdims=True) - TIE
+    if cost is None:
+        return tied.argmax(axis=1)
+    return np.where(tied, cost, np.inf).argmin(axis=1)
+
+
+def one_hot(chosen: np.ndarray, m: int) -> np.ndarray:
+    """(n, m) probability one on the chosen candidate."""
+    return np.eye(m)[chosen]
+
+
+def draw(probabilities: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+    """(n,) candidate drawn from each row by inverse transform of the row's uniform number."""
+    cumulative = probabilities.cumsum(axis=1)
+    beyond = uniforms[:, None] >= cumulative * (1 - 1e-12)
+    last = probabilities.shape[1] - 1 - (probabilities[:, ::-1] > 0).argmax(axis=1)
+    return np.minimum(beyond.sum(axis=1), last)
+
+
+def uniform_of(texts: Sequence[str]) -> np.ndarray:
+    """(n,) numbers in [0, 1) that depend on the text alone: the same prompt gets the same answer,
+    in training and in serving, and across prompts the shares are kept."""
+    digests = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts)
+    return np.array([int.from_bytes(digest[:6], "big") / 2**48 for digest in digests])
+
+
+def spread(values: np.ndarray, points: int = PATH_POINTS) -> np.ndarray:
+    """At most `points` quantiles of the values, ascending and without repeats."""
+    if len(values) == 0:
+        return values
+    return np.unique(np.quantile(values, np.linspace(0, 1, points), method="nearest"))

@@ -1,0 +1,140 @@
+"""P1 + P6: an average budget in dollars per query, met exactly by mixing two plans."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from router.errors import RouterError
+from router.policies.base import Policy
+from router.policies.utility import Utility, cost_weights
+from router.prediction import Prediction
+
+if TYPE_CHECKING:
+    from router.outcomes.matrix import OutcomeMatrix
+
+BISECTIONS = 100
+
+
+@dataclass(frozen=True)
+class Budget(Policy):
+    """Best predicted quality at an average cost of at most `budget` dollars per query.
+
+    Tuning finds the cost weight by bisection on validation outcomes. Where the budget falls between
+    two neighbouring plans they are mixed with Pr(dear) = (budget - C_cheap) / (C_dear - C_cheap),
+    so that the mean validation cost is the budget exactly.
+
+    budget: USD per query on average. None lets validation choose by the one-standard-error rule
+        (Breiman et al. 1984, section 3.4.3): of all budgets up to the best single model's cost, the
+        least whose quality is within one standard error of the best.
+    dear_weight, cheap_weight, dear_share: the tuned mixture.
+    """
+
+    budget: float | None = None
+    dear_weight: float | None = None
+    cheap_weight: float | None = None
+    dear_share: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.budget is not None and not self.budget > 0:
+            raise RouterError(f"policy.budget is {self.budget}; give USD per query above 0.")
+
+    def tune(self, prediction: Prediction, outcomes: OutcomeMatrix) -> Self:
+        if prediction.cost is None or outcomes.cost is None:
+            if self.budget is not None:
+                raise RouterError(
+                    f"policy.budget=${self.budget:g} cannot be kept: the log has no costs; "
+                    "log cost_usd, or tokens with data.prices."
+                )
+            return dataclasses.replace(self, dear_weight=0.0, cheap_weight=0.0, dear_share=1.0)
+        # Where the log did not see an outcome, the prediction stands in for it.
+        cost = np.where(outcomes.observed, outcomes.cost, prediction.cost)
+        scores = np.where(outcomes.observed, outcomes.scores, prediction.quality)
+        if self.budget is None:
+            return self._tune_to_one_standard_error(prediction, scores, cost)
+        return self._tune_to_budget(prediction, cost, self.budget)
+
+    def _tune_to_budget(self, prediction: Prediction, cost: np.ndarray, budget: float) -> Self:
+        rows = np.arange(len(prediction))
+
+        def spent(weight: float) -> float:
+            return float(cost[rows, Utility(weight).choose(prediction)].mean())
+
+        if spent(0.0) <= budget:
+            return dataclasses.replace(self, dear_weight=0.0, cheap_weight=0.0, dear_share=1.0)
+        least = spent(float("inf"))
+        if least > budget:
+            raise RouterError(
+                f"policy.budget=${budget:g} per query is below ${least:.3g}, "
+                "the mean cost of always asking the cheapest candidate; raise it."
+            )
+        finite = [weight for weight in cost_weights(prediction) if 0 < weight < float("inf")]
+        dear, cheap = 0.0, float("inf")
+        low, high = min(finite, default=1.0) / 2, max(finite, default=1.0) * 2
+        for weight in (low, high):
+            if spent(weight) > budget:
+                dear = weight
+            else:
+                cheap = min(cheap, weight)
+        low, high = max(dear, low), min(cheap, high)
+        for _ in range(BISECTIONS):
+            middle = float(np.sqrt(low * high))
+            if not low < middle < high:
+                break
+            if spent(middle) > budget:
+                dear = low = middle
+            else:
+                cheap = high = middle
+        above, below = spent(dear), spent(cheap)
+        return dataclasses.replace(
+            self,
+            dear_weight=dear,
+            cheap_weight=cheap,
+            dear_share=(budget - below) / (above - below),
+        )
+
+    def _tune_to_one_standard_error(
+        self, prediction: Prediction, scores: np.ndarray, cost: np.ndarray
+    ) -> Self:
+        rows = np.arange(len(prediction))
+        weights = cost_weights(prediction)
+        chosen = [Utility(weight).choose(prediction) for weight in weights]
+        value = np.array([scores[rows, choice] for choice in chosen])
+        spent = np.array([cost[rows, choice].mean() for choice in chosen])
+        affordable = spent <= cost[:, scores.mean(axis=0).argmax()].mean()
+        best = int(np.where(affordable, value.mean(axis=1), -np.inf).argmax())
+        loss = value[best] - value
+        error = loss.std(axis=1, ddof=1) / np.sqrt(len(rows))
+        good = affordable & (loss.mean(axis=1) <= error)
+        weight = weights[int(np.where(good, spent, np.inf).argmin())]
+        return dataclasses.replace(
+            self,
+            budget=float(spent[weights.index(weight)]),
+            dear_weight=weight,
+            cheap_weight=weight,
+            dear_share=1.0,
+        )
+
+    def _plans(self) -> tuple[Utility, Utility]:
+        if self.dear_weight is None or self.cheap_weight is None:
+            raise RouterError("This budget policy was not tuned yet; call tune on validation data.")
+        return Utility(self.dear_weight), Utility(self.cheap_weight)
+
+    def probabilities(self, prediction: Prediction) -> np.ndarray:
+        dear, cheap = self._plans()
+        if self.dear_share == 1.0:
+            return dear.probabilities(prediction)
+        mixed = self.dear_share * dear.probabilities(prediction)
+        return mixed + (1 - self.dear_share) * cheap.probabilities(prediction)
+
+    def path(self, prediction: Prediction) -> list[Policy]:
+        return Utility().path(prediction)
+
+    def reason(self, prediction: Prediction, chosen: int) -> str:
+        dear, cheap = self._plans()
+        plan = dear if dear.choose(prediction)[0] == chosen else cheap
+        kept = "" if self.budget is None else f" (budget ${self.budget:.6f} per query)"
+        return plan.reason(prediction, chosen) + kept
