@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Protocol
@@ -58,41 +58,54 @@ def encode_cached(encoder: Encoder, texts: Sequence[str], label: str = "Embeddin
 
 
 class EmbeddingStore:
-    """Text hash -> float32 vector, in one SQLite file. A file that cannot be written is read only,
-    with a warning: the vectors are then computed anew each time."""
+    """Text hash -> float32 vector, in one SQLite file. Where the file cannot be used, one warning
+    says so, and the vectors are computed anew each time."""
 
     def __init__(self, path: Path):
         self.path = path
-
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute(
-            "CREATE TABLE IF NOT EXISTS vectors (text BLOB PRIMARY KEY, vector BLOB NOT NULL)"
-            " WITHOUT ROWID"
-        )
-        return connection
+        self.usable = True
 
     def read(self, keys: Sequence[bytes]) -> dict[bytes, np.ndarray]:
         """The stored vectors among the given text hashes."""
         found: dict[bytes, np.ndarray] = {}
-        try:
-            with closing(self._connect()) as connection:
-                for start in range(0, len(keys), LOOKUP):
-                    chunk = keys[start : start + LOOKUP]
-                    marks = ",".join("?" * len(chunk))
-                    query = f"SELECT text, vector FROM vectors WHERE text IN ({marks})"
-                    for key, blob in connection.execute(query, chunk):
-                        found[key] = np.frombuffer(blob, dtype="<f4")
-        except sqlite3.DatabaseError as error:
-            log.warning("%s: the embedding cache cannot be read (%s).", self.path, error)
+
+        def select(connection: sqlite3.Connection) -> None:
+            for start in range(0, len(keys), LOOKUP):
+                chunk = keys[start : start + LOOKUP]
+                marks = ",".join("?" * len(chunk))
+                query = f"SELECT text, vector FROM vectors WHERE text IN ({marks})"
+                for key, blob in connection.execute(query, chunk):
+                    found[key] = np.frombuffer(blob, dtype="<f4")
+
+        self._transact(select)
         return found
 
     def write(self, vectors: dict[bytes, np.ndarray]) -> None:
         """Add vectors in one transaction; a vector that another process wrote first stays."""
         rows = [(key, vector.astype("<f4").tobytes()) for key, vector in vectors.items()]
+        self._transact(
+            lambda connection: connection.executemany(
+                "INSERT OR IGNORE INTO vectors VALUES (?, ?)", rows
+            )
+        )
+
+    def _transact(self, work: Callable[[sqlite3.Connection], object]) -> None:
+        if not self.usable:
+            return
         try:
-            with closing(self._connect()) as connection, connection:
-                connection.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?)", rows)
+            with closing(sqlite3.connect(self.path, timeout=BUSY_SECONDS)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute(
+                    "CREATE TABLE IF NOT EXISTS vectors"
+                    " (text BLOB PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID"
+                )
+                with connection:
+                    work(connection)
         except sqlite3.DatabaseError as error:
-            log.warning("%s: the embedding cache cannot be written (%s).", self.path, error)
+            self.usable = False
+            log.warning(
+                "%s: the embedding cache cannot be used (%s), so vectors are computed anew; "
+                "delete the file, or set ROUTER_CACHE to a folder that you may write.",
+                self.path,
+                error,
+            )
