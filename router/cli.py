@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
-from importlib import import_module
-from pathlib import Path
-from typing import Any, NoReturn
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from io import TextIOWrapper
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from router.errors import RouterError
+
+if TYPE_CHECKING:
+    from router.artifact.runtime import Decision
 
 HELP = """\
 router: learn from logged outcomes which LLM to ask, before asking.
@@ -34,69 +38,57 @@ Every option:      router train --help        The composed configuration:  route
 Exit codes: 0 done, 1 unexpected failure, 2 bad input (one sentence says what to mend), 130 Ctrl-C.
 """
 
-# verb -> (module, function): imported when asked for, as training needs seconds to import.
+# verb -> its function: imported when asked for, as training needs seconds to import.
 HYDRA_VERBS = {
-    "train": ("router.pipelines.train", "train"),
-    "evaluate": ("router.pipelines.evaluate", "evaluate_artifact"),
-    "export": ("router.pipelines.export", "export"),
-    "data": ("router.pipelines.data", "describe_data"),
+    "train": "router.pipelines.train.train",
+    "evaluate": "router.pipelines.evaluate.evaluate_artifact",
+    "export": "router.pipelines.export.export",
+    "data": "router.pipelines.data.describe_data",
 }
 BAD_INPUT = 2
 INTERRUPTED = 130
+READER_GONE = 141  # as a shell reports SIGPIPE
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of the command `router`."""
+    """Entry point of the command `router`; ends with SystemExit unless all went well."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(HELP, end="")
         raise SystemExit(0 if arguments else BAD_INPUT)
-    verb, *rest = arguments
-    signal.signal(signal.SIGTERM, _interrupt)
+    if arguments[0] == "--version":
+        print(f"query-router {_version()}")
+        return
     try:
-        if verb == "route":
-            route(rest)
-        elif verb in HYDRA_VERBS:
-            run_with_hydra(verb, rest)
-        else:
-            verbs = ", ".join([*HYDRA_VERBS, "route"])
-            raise RouterError(f"'{verb}' is no verb of router; verbs are {verbs}.")
+        with _termination_as_interrupt():
+            _run(*arguments)
     except RouterError as error:
         _fail(str(error), BAD_INPUT)
     except KeyboardInterrupt:
         _fail("interrupted; nothing half-written is left behind.", INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read the output has enough. The interpreter must not try again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(READER_GONE) from None
 
 
-def run_with_hydra(verb: str, overrides: list[str]) -> None:
-    """Compose conf/<verb>.yaml with the overrides and run the verb, once or as a sweep."""
+def _run(verb: str, *rest: str) -> None:
+    if verb == "route":
+        return route(list(rest))
+    if verb not in HYDRA_VERBS:
+        verbs = [*HYDRA_VERBS, "route"]
+        alike = "".join(f" (did you mean {v}?)" for v in get_close_matches(verb, verbs, n=1))
+        raise RouterError(f"'{verb}' is no verb of router; verbs are {', '.join(verbs)}{alike}.")
     try:
-        import hydra
-    except ModuleNotFoundError:
+        from router.pipelines.launch import launch
+    except ModuleNotFoundError as error:
+        if error.name != "hydra":
+            raise
         raise RouterError(
             f"router {verb} needs the training tier: pip install 'query-router[train]'."
         ) from None
-
-    def task(config: Any) -> Any:
-        _set_up_logging()
-        try:
-            module, function = HYDRA_VERBS[verb]
-            run: Callable[[Any], Any] = getattr(import_module(module), function)
-            return run(config)
-        except RouterError as error:
-            # Hydra turns exceptions into a traceback; SystemExit passes through it.
-            _fail(str(error), BAD_INPUT)
-        except KeyboardInterrupt:
-            _fail("interrupted; nothing half-written is left behind.", INTERRUPTED)
-
-    sys.argv = [f"router {verb}", *overrides]
-    hydra.main(version_base="1.3", config_path=str(config_folder()), config_name=verb)(task)()
-
-
-def config_folder() -> Path:
-    """conf/, inside the installed package or beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    installed = package / "conf"
-    return installed if installed.is_dir() else package.parent / "conf"
+    launch(verb, HYDRA_VERBS[verb], list(rest))
+    return None
 
 
 def route(arguments: list[str]) -> None:
@@ -113,28 +105,74 @@ def route(arguments: list[str]) -> None:
     from router.artifact.runtime import load
 
     router = load(options.artifact)
-    for prompt in options.prompt or (line.rstrip("\n") for line in sys.stdin):
-        decision = router.route(prompt)
+    # A terminal that cannot show a character must not stop the answer. JSON is UTF-8, and what
+    # UTF-8 cannot hold (half a surrogate pair) becomes JSON's own escape.
+    if isinstance(sys.stdout, TextIOWrapper):
+        encoding = "utf-8" if options.json else None
+        sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
+    for place, prompt in _prompts(options.prompt):
+        try:
+            decision = router.route(prompt)
+        except RouterError as error:
+            raise RouterError(f"{place}: {error}") from None
         if options.json:
-            print(json.dumps({"prompt": prompt, **decision.to_dict()}, ensure_ascii=False))
-            continue
-        print(f"{decision.candidate}: {decision.reason}")
-        for name in sorted(decision.quality, key=lambda n: -decision.quality[n]):
-            mark = "*" if name == decision.candidate else " "
-            cost = "" if decision.cost is None else f"  ${decision.cost[name]:.6f}"
-            quality = f"{decision.quality[name]:.3f} ± {decision.quality_se[name]:.3f}"
-            print(f"  {mark} {name:<40} {quality}{cost}")
+            line = {"prompt": prompt, **decision.to_dict()}
+            print(json.dumps(line, ensure_ascii=False), flush=True)
+        else:
+            print(_readable(decision), flush=True)
 
 
-def _set_up_logging() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-    for noisy in ("httpx", "sentence_transformers", "matplotlib", "mlflow", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+def _prompts(given: list[str]) -> Iterator[tuple[str, str]]:
+    """(where it stands, prompt), from the command line or line by line from standard input."""
+    if given:
+        for number, prompt in enumerate(given, 1):
+            yield f"prompt {number}", prompt
+        return
+    if sys.stdin.isatty():
+        print("Prompts, one a line; Ctrl-D ends.", file=sys.stderr)
+    if isinstance(sys.stdin, TextIOWrapper):
+        sys.stdin.reconfigure(encoding="utf-8", errors="replace")
+    for number, line in enumerate(sys.stdin, 1):
+        yield f"standard input, line {number}", line.rstrip("\n")
 
 
-def _interrupt(signum: int, frame: Any) -> NoReturn:
-    raise KeyboardInterrupt
+def _readable(decision: Decision) -> str:
+    lines = [f"{decision.candidate}: {decision.reason}"]
+    for name in sorted(decision.quality, key=lambda n: -decision.quality[n]):
+        mark = "*" if name == decision.candidate else " "
+        cost = "" if decision.cost is None else f"  ${decision.cost[name]:.6f}"
+        quality = f"{decision.quality[name]:.3f} ± {decision.quality_se[name]:.3f}"
+        lines.append(f"  {mark} {name:<40} {quality}{cost}")
+    return "\n".join(lines)
+
+
+@contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does, so that what it had begun to write is taken away."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    process = os.getpid()
+
+    def interrupt(signum: int, frame: Any) -> None:
+        if os.getpid() != process:  # a forked worker has nothing to tidy up
+            os._exit(128 + signum)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _version() -> str:
+    from importlib import metadata  # the slowest import of this file, for one line
+
+    try:
+        return metadata.version("query-router")
+    except metadata.PackageNotFoundError:
+        return "(not installed)"
 
 
 def _fail(message: str, code: int) -> NoReturn:

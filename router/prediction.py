@@ -6,15 +6,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from router.errors import RouterError
+
 
 @dataclass(frozen=True)
 class Prediction:
     """Per-candidate quality and cost of n queries.
 
     candidates: the m candidates, in the order of the columns.
-    quality: (n, m) predicted mean score, on the scale of the logged scores, in [0, 1].
+    quality: (n, m) predicted mean score, on the scale of the logged scores; a linear estimator's
+        may leave [0, 1].
     quality_se: (n, m) standard error of that mean.
     cost: (n, m) predicted USD of one answer, or None where the log knows no cost.
+
+    Raises RouterError where a number is NaN or infinite: no policy can decide on it.
     """
 
     candidates: tuple[str, ...]
@@ -28,6 +33,12 @@ class Prediction:
             values = getattr(self, name)
             if values is not None and values.shape != expected:
                 raise ValueError(f"Prediction.{name} has shape {values.shape}, expected {expected}")
+            if values is not None and not np.isfinite(values).all():
+                row, column = np.argwhere(~np.isfinite(values))[0]
+                raise RouterError(
+                    f"The predicted {name} of {self.candidates[column]!r} is "
+                    f"{values[row, column]} for query {row}; check the vectors and the estimator."
+                )
 
     def __len__(self) -> int:
         return len(self.quality)

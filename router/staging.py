@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 
 @contextmanager
 def staged_file(path: Path) -> Iterator[Path]:
     """A path beside `path` to write to; it becomes `path` when the block ends without an error."""
-    handle, name = tempfile.mkstemp(prefix=".", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    staged = Path(name)
+    staged = _aside(path)
+    staged.touch(exist_ok=False)
     try:
         yield staged
-        staged.chmod(0o666 & ~_umask())
         os.replace(staged, path)
     finally:
         staged.unlink(missing_ok=True)
@@ -26,24 +25,32 @@ def staged_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def staged_folder(path: Path) -> Iterator[Path]:
-    """A folder beside `path` to fill; it becomes `path`, in place of an older one, at the end."""
+    """A folder beside `path` to fill; it becomes `path`, in place of an older one, at the end.
+
+    An error or Ctrl-C leaves the older one as it was. Raises NotADirectoryError where `path` is a
+    file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    staged, older = _aside(path), _aside(path)
+    staged.mkdir()
     try:
         yield staged
-        staged.chmod(0o777 & ~_umask())
-        old = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent)) / "old"
         try:
+            # Renaming over a folder that is not empty is impossible: the older one moves first.
             if path.exists():
-                os.replace(path, old)
+                os.replace(path, older)
             os.replace(staged, path)
         finally:
-            shutil.rmtree(old.parent, ignore_errors=True)
+            if older.exists() and not path.exists():
+                os.replace(older, path)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+        if path.exists():
+            shutil.rmtree(older, ignore_errors=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _aside(path: Path) -> Path:
+    """A new hidden name beside `path`, with its suffix."""
+    return path.with_name(f".{uuid4().hex}{path.suffix}")

@@ -81,7 +81,13 @@ def write_artifact(
     return Router(folder)
 
 
-def copy_artifact(source: Path, folder: Path, policy: Policy, validation: dict[str, Any]) -> Router:
+def copy_artifact(
+    source: Path,
+    folder: Path,
+    policy: Policy,
+    baselines: dict[str, Any],
+    validation: dict[str, Any],
+) -> Router:
     """The same encoder and head in an empty folder under another policy; the test side's figures
     belong to the old one and are left out."""
     for name in FILES:
@@ -90,6 +96,7 @@ def copy_artifact(source: Path, folder: Path, policy: Policy, validation: dict[s
     amend_manifest(
         folder,
         policy=_own(policy).to_dict(),
+        baselines=baselines,
         validation=validation,
         metrics=None,
         verdict=None,

@@ -22,8 +22,7 @@ def write_manifest(folder: Path, content: dict[str, Any]) -> None:
     }
     manifest = {"schema_version": SCHEMA_VERSION, **content, "files": files}
     manifest["sha256"] = _own_hash(manifest)
-    text = json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+    (folder / MANIFEST).write_text(_text(manifest), encoding="utf-8")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -33,13 +32,16 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        manifest = json.loads(text)
     except FileNotFoundError:
         raise RouterError(f"{folder}: no artifact here (manifest.json is missing).") from None
     except NotADirectoryError:
         raise RouterError(f"{folder}: not a folder; give the artifact's folder.") from None
-    except (ValueError, OSError):
-        raise RouterError(f"{path}: damaged or unreadable; export the router again.") from None
+    except OSError as error:
+        raise RouterError(f"{path}: cannot be read ({error.strerror}).") from None
+    except ValueError:
+        raise RouterError(f"{path}: damaged (no JSON); export the router again.") from None
     version = manifest.get("schema_version") if isinstance(manifest, dict) else None
     if not isinstance(version, int):
         raise RouterError(f"{path}: not a router's manifest; export the router again.")
@@ -48,13 +50,20 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{path}: schema version {version} is newer than the {SCHEMA_VERSION} that this "
             "installation knows; update query-router."
         )
-    if manifest.get("sha256") != _own_hash(manifest):
+    # The text too, since a changed blank or a doubled key leaves the content as it was.
+    if manifest.get("sha256") != _own_hash(manifest) or text != _text(manifest):
         raise RouterError(f"{path}: damaged (its checksum differs); export the router again.")
-    for name, expected in manifest["files"].items():
+    for name in FILES:
         part = folder / name
-        if not part.is_file():
-            raise RouterError(f"{part}: missing from the artifact; export the router again.")
-        if file_hash(part) != expected["sha256"]:
+        try:
+            whole = file_hash(part) == manifest["files"][name]["sha256"]
+        except FileNotFoundError:
+            raise RouterError(
+                f"{part}: missing from the artifact; export the router again."
+            ) from None
+        except OSError as error:
+            raise RouterError(f"{part}: cannot be read ({error.strerror}).") from None
+        if not whole:
             raise RouterError(f"{part}: damaged (its checksum differs); export the router again.")
     return manifest
 
@@ -70,6 +79,10 @@ def file_hash(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _text(manifest: dict[str, Any]) -> str:
+    return json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def _own_hash(manifest: dict[str, Any]) -> str:

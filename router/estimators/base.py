@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -39,8 +40,11 @@ class Estimator(BaseEstimator, ABC):
         """Write `predict` into the graph; the names of quality and standard error, (batch, m)."""
 
 
-def check_fit(X: np.ndarray, outcomes: OutcomeMatrix) -> tuple[np.ndarray, np.ndarray]:
-    """(X as float64, (n, m) targets with 0 where unobserved); raises RouterError on bad input."""
+def check_fit(
+    X: np.ndarray, outcomes: OutcomeMatrix
+) -> tuple[np.ndarray, OutcomeMatrix, np.ndarray]:
+    """(X as float64, outcomes, (n, m) targets with 0 where unobserved), without the queries that
+    have no outcome at all; raises RouterError on bad input."""
     X = np.asarray(X, dtype=np.float64)
     if X.ndim != 2 or len(X) != len(outcomes):
         raise RouterError(f"X has shape {X.shape}; expected ({len(outcomes)}, d).")
@@ -50,15 +54,38 @@ def check_fit(X: np.ndarray, outcomes: OutcomeMatrix) -> tuple[np.ndarray, np.nd
     unseen = [name for j, name in enumerate(outcomes.candidates) if n_outcomes[j] == 0]
     if unseen:
         raise RouterError(
-            f"No outcome of {', '.join(map(repr, unseen))} on the train side; "
-            "log some, or leave these models out with data.candidates."
+            f"No outcome of {', '.join(map(repr, unseen))} among the {len(X)} queries to learn "
+            "from; log more, or leave these models out with data.candidates."
         )
-    return X, np.where(outcomes.observed, outcomes.scores, 0.0)
+    known = outcomes.observed.any(axis=1)
+    if not known.all():
+        rows = np.flatnonzero(known)
+        X, outcomes = X[rows], outcomes.take(rows)
+    return X, outcomes, np.where(outcomes.observed, outcomes.scores, 0.0)
 
 
-def prior_of(targets: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(m,) mean and variance of each candidate's observed targets."""
-    n = observed.sum(axis=0)
-    mean = targets.sum(axis=0) / n
-    variance = np.where(observed, (targets - mean) ** 2, 0.0).sum(axis=0) / np.maximum(n - 1, 1)
-    return mean, variance
+@dataclass(frozen=True)
+class Overall:
+    """(m,) mean and variance of each candidate's observed targets, and how many there are."""
+
+    mean: np.ndarray
+    variance: np.ndarray
+    count: np.ndarray
+
+    @property
+    def se(self) -> np.ndarray:
+        """(m,) standard error of the mean."""
+        return np.sqrt(self.variance / self.count)
+
+
+def overall_of(targets: np.ndarray, observed: np.ndarray) -> Overall:
+    """The candidates' statistics over all queries.
+
+    Every variance counts one pseudo-outcome of the variance pooled over candidates: a candidate
+    with one outcome, or with equal ones, is not taken as certain.
+    """
+    count = observed.sum(axis=0)
+    mean = targets.sum(axis=0) / count
+    squares = np.where(observed, (targets - mean) ** 2, 0.0).sum(axis=0)
+    pooled = squares.sum() / max(count.sum() - len(count), 1)
+    return Overall(mean, (squares + pooled) / count, count)

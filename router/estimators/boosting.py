@@ -8,7 +8,8 @@ from typing import Any, Self
 import lightgbm
 import numpy as np
 
-from router.estimators.base import Estimator, check_fit, prior_of
+from router.errors import RouterError
+from router.estimators.base import Estimator, check_fit, overall_of
 from router.estimators.graph import Graph
 from router.outcomes.matrix import OutcomeMatrix
 from router.outcomes.splits import grouped_folds
@@ -19,11 +20,12 @@ class LightGBM(Estimator):
     """Boosted regression trees, averaged over folds; one binned data set for all candidates.
 
     Each fold leaves one part of the prompts out, so that the spread of the folds' predictions gives
-    the standard error: the delete-a-group jackknife (Kott 2001).
+    the standard error: the delete-a-group jackknife (Kott 2001). Few folds may agree by chance, so
+    it is never below the standard error of the candidate's overall mean.
 
     n_estimators: trees per candidate and fold.
     learning_rate, num_leaves, min_child_samples, feature_fraction: as in LightGBM.
-    n_folds: number of folds.
+    n_folds: number of folds, at least 2.
     random_state: seed of trees and folds.
     """
 
@@ -46,11 +48,12 @@ class LightGBM(Estimator):
         self.random_state = random_state
 
     def fit(self, X: np.ndarray, outcomes: OutcomeMatrix) -> Self:
-        X, targets = check_fit(X, outcomes)
-        X = X.astype(np.float32)
+        if self.n_folds < 2 or self.n_estimators < 1:
+            raise RouterError("LightGBM needs n_folds of at least 2 and at least one tree.")
+        X, outcomes, targets = check_fit(X, outcomes)
+        observed = outcomes.observed
         self.candidates_ = outcomes.candidates
-        self.mean_, _ = prior_of(targets, outcomes.observed)
-        self.n_features_ = X.shape[1]
+        self.overall_ = overall_of(targets, observed)
         folds = grouped_folds(outcomes.groups, self.n_folds, self.random_state)
         parameters = {
             "objective": "regression",
@@ -61,45 +64,43 @@ class LightGBM(Estimator):
             "max_bin": 63,
             "seed": self.random_state,
             "deterministic": True,
-            "force_row_wise": True,
+            "force_col_wise": True,
             "verbosity": -1,
         }
-        binned = lightgbm.Dataset(X, params=parameters, free_raw_data=False).construct()
-        # boosters_[j][f]: candidate j fitted without fold f, as text that LightGBM reads back.
+        binned = lightgbm.Dataset(X.astype(np.float32), params=parameters).construct()
+        # [j][f]: candidate j fitted without fold f; None where too few outcomes are left for one
+        # split, and means_[j, f] answers.
         self.boosters_: list[list[lightgbm.Booster | None]] = []
+        self.means_ = np.zeros((len(self.candidates_), len(folds)))
         for j in range(len(self.candidates_)):
             of_candidate: list[lightgbm.Booster | None] = []
             binned.set_label(targets[:, j])
-            for rows, _ in folds:
-                seen = rows[outcomes.observed[rows, j]]
-                if len(seen) < 2 * self.min_child_samples:
-                    of_candidate.append(None)  # too few outcomes for one split: the mean
+            for f, (rows, _) in enumerate(folds):
+                seen = np.sort(rows[observed[rows, j]])
+                if len(seen) >= 2 * self.min_child_samples:
+                    part = binned.subset(seen.tolist())
+                    of_candidate.append(lightgbm.train(parameters, part, self.n_estimators))
                     continue
-                part = binned.subset(np.sort(seen).tolist())
-                of_candidate.append(lightgbm.train(parameters, part, self.n_estimators))
+                of_candidate.append(None)
+                self.means_[j, f] = targets[seen, j].mean() if len(seen) else self.overall_.mean[j]
             self.boosters_.append(of_candidate)
         return self
 
     def predict(self, X: np.ndarray) -> Prediction:
         X = np.asarray(X, dtype=np.float32)
-        n_folds = len(self.boosters_[0])
-        by_fold = np.empty((len(X), len(self.candidates_), n_folds))
+        by_fold = np.tile(self.means_, (len(X), 1, 1))
         for j, of_candidate in enumerate(self.boosters_):
             for f, booster in enumerate(of_candidate):
-                by_fold[:, j, f] = self.mean_[j] if booster is None else booster.predict(X)
+                if booster is not None:
+                    by_fold[:, j, f] = booster.predict(X)
+        n_folds = by_fold.shape[2]
         quality = by_fold.mean(axis=2)
         deviation = ((by_fold - quality[:, :, None]) ** 2).sum(axis=2)
-        return Prediction(self.candidates_, quality, np.sqrt(deviation * (n_folds - 1) / n_folds))
+        jackknife = np.sqrt(deviation * (n_folds - 1) / n_folds)
+        return Prediction(self.candidates_, quality, np.maximum(jackknife, self.overall_.se))
 
     def to_onnx(self, graph: Graph, vector: str) -> tuple[str, str]:
-        n_folds = len(self.boosters_[0])
-        m = len(self.candidates_)
-        constants = np.array(
-            [
-                [m_j if b is None else 0.0 for b in of]
-                for m_j, of in zip(self.mean_, self.boosters_, strict=True)
-            ]
-        )
+        m, n_folds = self.means_.shape
         flat = graph.op(
             "TreeEnsembleRegressor",
             vector,
@@ -109,7 +110,7 @@ class LightGBM(Estimator):
             ),
         )
         shape = graph.constant([-1, m, n_folds], np.int64)
-        by_fold = graph.op("Add", graph.op("Reshape", flat, shape), graph.constant(constants))
+        by_fold = graph.op("Add", graph.op("Reshape", flat, shape), graph.constant(self.means_))
         quality = graph.op("ReduceMean", by_fold, axes=[2], keepdims=0)
         centre = graph.op("ReduceMean", by_fold, axes=[2], keepdims=1)
         deviation = graph.op("Sub", by_fold, centre)
@@ -120,7 +121,8 @@ class LightGBM(Estimator):
             keepdims=0,
         )
         scaled = graph.op("Mul", total, graph.constant((n_folds - 1) / n_folds))
-        return quality, graph.op("Sqrt", scaled)
+        jackknife = graph.op("Sqrt", scaled)
+        return quality, graph.op("Max", jackknife, graph.constant(self.overall_.se))
 
 
 def _tree_attributes(boosters: list[lightgbm.Booster | None]) -> dict[str, Any]:
@@ -148,7 +150,7 @@ def _numbered(tree: dict[str, Any]) -> Iterator[tuple[int, dict[str, Any], int, 
     pending, next_id = [(0, tree)], 1
     while pending:
         node_id, node = pending.pop()
-        if "leaf_value" in node and "left_child" not in node:
+        if "left_child" not in node:
             yield node_id, node, 0, 0
             continue
         left, right, next_id = next_id, next_id + 1, next_id + 2
@@ -181,7 +183,8 @@ def _append_tree(
 
 def _float32_at_most(threshold: float) -> float:
     """For float32 x, x <= threshold holds exactly where x <= this float32 holds."""
-    rounded = np.float32(threshold)
+    with np.errstate(over="ignore"):
+        rounded = np.float32(threshold)  # beyond float32's range it is infinite
     if float(rounded) > threshold:
         rounded = np.nextafter(rounded, np.float32(-np.inf))
     return float(rounded)

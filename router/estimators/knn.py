@@ -6,19 +6,26 @@ from typing import Self
 
 import numpy as np
 
-from router.estimators.base import Estimator, check_fit, prior_of
+from router.errors import RouterError
+from router.estimators.base import Estimator, check_fit, overall_of
 from router.estimators.graph import Graph
+from router.estimators.shrinkage import ShrunkenMean
 from router.outcomes.matrix import OutcomeMatrix
 from router.prediction import Prediction
 
-CHUNK = 512
+CHUNK = 512  # queries at a time: their similarities to all training queries lie in memory
+TIE = 1e-6  # cosines this close are one
+LEAST_NORM = 1e-12
 
 
 class KNN(Estimator):
     """Similarity-weighted mean over the nearest training queries, exact.
 
-    Benchmark routing by k nearest neighbours: Shnitzer et al. 2023 (arXiv 2309.15789), section 3;
-    well-tuned kNN as the router to beat: Li 2025 (arXiv 2505.12601).
+    Whoever is as near as the last of the nearest counts too, so that neither the order of the log
+    nor rounding decides between duplicates.
+
+    Benchmark routing by k nearest neighbours: Shnitzer et al. 2023 (arXiv 2309.15789); well-tuned
+    kNN as the router to beat: Li 2025 (arXiv 2505.12601).
 
     n_neighbors: how many of the nearest queries count.
     temperature: weight = exp((cosine - largest cosine) / temperature).
@@ -31,15 +38,21 @@ class KNN(Estimator):
         self.shrinkage = shrinkage
 
     def fit(self, X: np.ndarray, outcomes: OutcomeMatrix) -> Self:
-        X, targets = check_fit(X, outcomes)
+        if self.n_neighbors < 1 or not self.temperature > 0 or not self.shrinkage >= 0:
+            raise RouterError(
+                "KNN needs n_neighbors of at least 1, temperature above 0 and shrinkage of at "
+                "least 0."
+            )
+        X, outcomes, targets = check_fit(X, outcomes)
+        observed = outcomes.observed
         self.candidates_ = outcomes.candidates
-        self.X_ = X.astype(np.float32)
-        # float32, as in the exported graph: the same neighbours on both sides.
-        self.sums_ = np.concatenate(
-            [outcomes.observed, targets, targets**2], axis=1, dtype=np.float32
-        )
-        self.mean_, self.variance_ = prior_of(targets, outcomes.observed)
         self.k_ = min(self.n_neighbors, len(X))
+        # float32, as in the exported graph: the same neighbours on both sides.
+        self.X_ = _unit(X).astype(np.float32)
+        overall = overall_of(targets, observed)
+        deviation = np.where(observed, targets - overall.mean, 0.0)
+        self.sums_ = np.concatenate([observed, deviation, deviation**2], axis=1, dtype=np.float32)
+        self.mean_ = ShrunkenMean(overall, self.shrinkage)
         return self
 
     def predict(self, X: np.ndarray) -> Prediction:
@@ -49,49 +62,43 @@ class KNN(Estimator):
 
     def _predict(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         m = len(self.candidates_)
-        similarity = X.astype(np.float32) @ self.X_.T
-        nearest = np.argpartition(-similarity, self.k_ - 1, axis=1)[:, : self.k_]
-        top = np.take_along_axis(similarity, nearest, axis=1).astype(np.float64)
-        weight = np.exp((top - top.max(axis=1, keepdims=True)) / self.temperature)
-        neighbours = self.sums_[nearest].astype(np.float64)
-        weighted = np.einsum("nk,nkc->nc", weight, neighbours)
-        squared = np.einsum("nk,nkc->nc", weight**2, neighbours[:, :, :m])
-        total, target, target2 = weighted[:, :m], weighted[:, m : 2 * m], weighted[:, 2 * m :]
-        shrunk = total + self.shrinkage
-        mean = (target + self.shrinkage * self.mean_) / shrunk
-        prior_square = self.shrinkage * (self.variance_ + self.mean_**2)
-        variance = np.maximum((target2 + prior_square) / shrunk - mean**2, 0.0)
-        # Effective sample size of the weighted mean (Kish), the prior counted as its own sample.
-        effective = shrunk**2 / (squared + self.shrinkage)
-        return mean, np.sqrt(variance / effective)
+        similarity = _unit(X.astype(np.float32)) @ self.X_.T
+        last = similarity.shape[1] - self.k_
+        least = np.partition(similarity, last, axis=1)[:, [last]] - np.float32(TIE)
+        largest = similarity.max(axis=1, keepdims=True)
+        weight = np.exp((similarity - largest) / np.float32(self.temperature))
+        weight *= similarity >= least
+        sums = weight @ self.sums_
+        squares = weight**2 @ self.sums_[:, :m]
+        count, total, total2 = np.split(sums.astype(np.float64), 3, axis=1)
+        return self.mean_(count, squares.astype(np.float64), total, total2)
 
     def to_onnx(self, graph: Graph, vector: str) -> tuple[str, str]:
         m = len(self.candidates_)
-        similarity = graph.op("MatMul", vector, graph.constant(self.X_.T))
-        top, nearest = graph.op_with_outputs(
+        norm = graph.op("ReduceL2", vector, axes=[1], keepdims=1)
+        unit = graph.op("Div", vector, graph.op("Max", norm, graph.constant(LEAST_NORM)))
+        similarity = graph.op("MatMul", unit, graph.constant(self.X_.T))
+        nearest, _ = graph.op_with_outputs(
             "TopK", 2, similarity, graph.constant([self.k_], np.int64), axis=1
         )
-        largest = graph.op("ReduceMax", top, axes=[1], keepdims=1)
-        scaled = graph.op("Sub", top, largest)
-        weight = graph.op("Exp", graph.op("Div", scaled, graph.constant(self.temperature)))
-        row = graph.op("Unsqueeze", weight, graph.constant([1], np.int64))
-        row2 = graph.op("Mul", row, row)
-        neighbours = graph.op("Gather", graph.constant(self.sums_), nearest, axis=0)
-        one = graph.constant([1], np.int64)
-        weighted = graph.op("Squeeze", graph.op("MatMul", row, neighbours), one)
-        sizes = graph.constant([m, m, m], np.int64)
-        total, target, target2 = graph.op_with_outputs("Split", 3, weighted, sizes, axis=1)
-        squares = graph.op("Squeeze", graph.op("MatMul", row2, neighbours), one)
-        squared, _, _ = graph.op_with_outputs("Split", 3, squares, sizes, axis=1)
-        prior = graph.constant(self.shrinkage)
-        shrunk = graph.op("Add", total, prior)
-        mean = graph.op(
-            "Div", graph.op("Add", target, graph.constant(self.shrinkage * self.mean_)), shrunk
+        least = graph.op(
+            "Sub", graph.op("ReduceMin", nearest, axes=[1], keepdims=1), graph.constant(TIE)
         )
-        prior_square = graph.constant(self.shrinkage * (self.variance_ + self.mean_**2))
-        second = graph.op("Div", graph.op("Add", target2, prior_square), shrunk)
-        variance = graph.op("Relu", graph.op("Sub", second, graph.op("Mul", mean, mean)))
-        effective = graph.op(
-            "Div", graph.op("Mul", shrunk, shrunk), graph.op("Add", squared, prior)
+        largest = graph.op("ReduceMax", nearest, axes=[1], keepdims=1)
+        scaled = graph.op(
+            "Div", graph.op("Sub", similarity, largest), graph.constant(self.temperature)
         )
-        return mean, graph.op("Sqrt", graph.op("Div", variance, effective))
+        counts = graph.op("GreaterOrEqual", similarity, least)
+        weight = graph.op("Where", counts, graph.op("Exp", scaled), graph.constant(0.0))
+        sums = graph.op("MatMul", weight, graph.constant(self.sums_))
+        count, total, total2 = graph.op_with_outputs(
+            "Split", 3, sums, graph.constant([m, m, m], np.int64), axis=1
+        )
+        squared = graph.op("Mul", weight, weight)
+        squares = graph.op("MatMul", squared, graph.constant(self.sums_[:, :m]))
+        return self.mean_.to_onnx(graph, count, squares, total, total2)
+
+
+def _unit(X: np.ndarray) -> np.ndarray:
+    """Rows of unit length; a row of zeros stays."""
+    return X / np.maximum(np.linalg.norm(X, axis=1, keepdims=True), LEAST_NORM)

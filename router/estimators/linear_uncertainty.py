@@ -14,9 +14,10 @@ class LinearUncertainty:
     """(n, m) variance of x·w under the Gaussian posterior of w, with intercept:
     1/sum(weight) + z'(Z'WZ + alpha)^-1 z for z = x - centre (Bishop 2006, section 3.3.2).
 
-    The precision is kept in the leading directions of the queries, exactly where all candidates
-    saw the same queries, and as one mean value in the directions left over: a few KB in place of
-    d x d numbers per candidate.
+    The precision is kept along the leading directions of the queries, and as one mean value in the
+    directions left over: a few KB in place of d x d numbers per candidate. It is exact where every
+    query weighs the same and no direction is left over; else the terms between directions are
+    left out.
 
     centre: (d,). basis: (d, r) orthonormal. inverse: (r, m). rest: (m,) inverse precision outside
     the basis. floor: (m,) variance of the intercept.
@@ -37,16 +38,19 @@ class LinearUncertainty:
         centre = X.mean(axis=0)
         Z = X - centre
         _, directions = np.linalg.eigh(Z.T @ Z)
-        rank = min(rank, X.shape[1])
+        d = X.shape[1]
+        rank = min(rank, d)
         basis = directions[:, ::-1][:, :rank]
         precision = (Z @ basis).T ** 2 @ weights
-        total = (Z**2).sum(axis=1) @ weights
-        left_over = np.maximum(total - precision.sum(axis=0), 0.0) / max(X.shape[1] - rank, 1)
+        rest = np.zeros(len(alpha))  # without a direction left over, only rounding lies there
+        if rank < d:
+            total = (Z**2).sum(axis=1) @ weights
+            rest = 1.0 / (np.maximum(total - precision.sum(axis=0), 0.0) / (d - rank) + alpha)
         return cls(
             centre=centre,
             basis=basis,
             inverse=1.0 / (precision + alpha),
-            rest=1.0 / (left_over + alpha),
+            rest=rest,
             floor=1.0 / np.maximum(weights.sum(axis=0), 1e-12),
         )
 

@@ -6,7 +6,7 @@ from typing import Self
 
 import numpy as np
 
-from router.estimators.base import Estimator, check_fit, prior_of
+from router.estimators.base import Estimator, check_fit, overall_of
 from router.estimators.graph import Graph
 from router.outcomes.matrix import OutcomeMatrix
 from router.prediction import Prediction
@@ -16,21 +16,18 @@ class Marginal(Estimator):
     """The mean observed score of each candidate; the estimator that every other must beat."""
 
     def fit(self, X: np.ndarray, outcomes: OutcomeMatrix) -> Self:
-        _, targets = check_fit(X, outcomes)
+        _, outcomes, targets = check_fit(X, outcomes)
         self.candidates_ = outcomes.candidates
-        self.mean_, variance = prior_of(targets, outcomes.observed)
-        self.se_ = np.sqrt(variance / outcomes.observed.sum(axis=0))
+        self.overall_ = overall_of(targets, outcomes.observed)
         return self
 
     def predict(self, X: np.ndarray) -> Prediction:
-        shape = (len(X), len(self.candidates_))
-        return Prediction(
-            self.candidates_,
-            np.broadcast_to(self.mean_, shape).copy(),
-            np.broadcast_to(self.se_, shape).copy(),
-        )
+        n = len(X)
+        mean, se = self.overall_.mean, self.overall_.se
+        return Prediction(self.candidates_, np.tile(mean, (n, 1)), np.tile(se, (n, 1)))
 
     def to_onnx(self, graph: Graph, vector: str) -> tuple[str, str]:
+        # The vector counts for nothing but the number of rows.
         zero = graph.op(
             "ReduceSum",
             graph.op("Mul", vector, graph.constant(0.0)),
@@ -38,6 +35,6 @@ class Marginal(Estimator):
             keepdims=1,
         )
         return (
-            graph.op("Add", zero, graph.constant(self.mean_)),
-            graph.op("Add", zero, graph.constant(self.se_)),
+            graph.op("Add", zero, graph.constant(self.overall_.mean)),
+            graph.op("Add", zero, graph.constant(self.overall_.se)),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import groupby
 from typing import Self
 
 import numpy as np
@@ -13,10 +14,14 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 from router.errors import RouterError
-from router.estimators.base import Estimator, check_fit, prior_of
+from router.estimators.base import Estimator, check_fit, overall_of
 from router.estimators.graph import Graph
+from router.estimators.shrinkage import ShrunkenMean
 from router.outcomes.matrix import OutcomeMatrix
 from router.prediction import Prediction
+
+# Squared distances this small, beside the largest squared norm, are rounding.
+SAME_PLACE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -33,10 +38,10 @@ class Block:
     table: np.ndarray
 
     def lookup(self, X: np.ndarray) -> np.ndarray:
-        """(n, 2m) statistics of each query's cluster, averaged over the partitions."""
+        """(n, 2m) statistics of each query's cluster, summed over the partitions."""
         affinity = (X @ self.centres.T).reshape(len(X), *self.offsets.shape) + self.offsets
         row = affinity.argmax(axis=2) + self._first_rows()
-        return self.table[row].astype(np.float64).mean(axis=1)
+        return self.table[row].sum(axis=1, dtype=np.float64)
 
     def to_onnx(self, graph: Graph, vector: str) -> str:
         """The name of `lookup`'s result."""
@@ -46,7 +51,7 @@ class Block:
         nearest = graph.op("ArgMax", affinity, axis=2, keepdims=0)
         row = graph.op("Add", nearest, graph.constant(self._first_rows(), np.int64))
         statistics = graph.op("Gather", graph.constant(self.table), row, axis=0)
-        return graph.op("ReduceMean", statistics, axes=[1], keepdims=0)
+        return graph.op("ReduceSum", statistics, graph.constant([1], np.int64), keepdims=0)
 
     def _first_rows(self) -> np.ndarray:
         n_partitions, size = self.offsets.shape
@@ -57,10 +62,11 @@ class Partition(Estimator):
     """k-means clusters with one shrunken mean per cluster and candidate; several partitions of
     different sizes and seeds are averaged.
 
-    Clusters as the router: Avengers (arXiv 2505.19797), section 3, and UniRouter (arXiv
-    2502.08773), section 4; the shrinkage is the posterior mean under a normal prior.
+    The standard errors are averaged too: the partitions see the same outcomes. Clusters as the
+    router: Avengers (arXiv 2505.19797) and universal model routing (arXiv 2502.08773).
 
-    n_clusters: number of clusters, or several numbers, one partition each.
+    n_clusters: number of clusters, or several numbers, one partition each. At most one cluster for
+        two queries is made, and at most one for each different query.
     n_repeats: partitions per number of clusters, from different seeds.
     shrinkage: pseudo-count of the candidate's overall mean in each cluster.
     random_state: seed of the first partition.
@@ -79,73 +85,35 @@ class Partition(Estimator):
         self.random_state = random_state
 
     def fit(self, X: np.ndarray, outcomes: OutcomeMatrix) -> Self:
-        X, targets = check_fit(X, outcomes)
+        sizes = np.atleast_1d(np.asarray(self.n_clusters, dtype=int)).tolist()
+        if not sizes or min(sizes) < 1 or self.n_repeats < 1 or not self.shrinkage >= 0:
+            raise RouterError(
+                "Partition needs n_clusters and n_repeats of at least 1 and shrinkage of at "
+                "least 0."
+            )
+        X, outcomes, targets = check_fit(X, outcomes)
         self.candidates_ = outcomes.candidates
-        sizes = [self.n_clusters] if isinstance(self.n_clusters, int) else list(self.n_clusters)
-        if not sizes or min(sizes) < 1 or self.n_repeats < 1:
-            raise RouterError("Partition needs n_clusters and n_repeats of at least 1.")
         # More clusters than half the queries would be memory, not a partition.
         sizes = sorted({min(size, max(1, len(X) // 2)) for size in sizes})
         runs = [(size, self.random_state + r) for size in sizes for r in range(self.n_repeats)]
-        # One thread each: k-means is then the same to the last bit on every machine.
-        with threadpool_limits(1):
+        X = X.astype(np.float32)
+        with threadpool_limits(1, user_api="blas"):
             clusterings = Parallel(n_jobs=-1, prefer="threads")(
                 delayed(_cluster)(X, size, seed) for size, seed in runs
             )
-        prior = prior_of(targets, outcomes.observed)
-        self.blocks_ = [
-            self._block(
-                [kmeans for kmeans in clusterings if kmeans.n_clusters == size],
-                targets,
-                outcomes.observed,
-                prior,
-            )
-            for size in sizes
-        ]
+        overall = overall_of(targets, outcomes.observed)
+        shrunken = ShrunkenMean(overall, self.shrinkage)
+        deviation = np.where(outcomes.observed, targets - overall.mean, 0.0)
+        sums = np.concatenate([outcomes.observed, deviation, deviation**2], axis=1)
+        by_size = sorted(clusterings, key=_size)
+        self.blocks_ = [_block(list(same), sums, shrunken) for _, same in groupby(by_size, _size)]
+        self.n_partitions_ = len(clusterings)
         return self
-
-    def _block(
-        self,
-        clusterings: list[KMeans],
-        targets: np.ndarray,
-        observed: np.ndarray,
-        prior: tuple[np.ndarray, np.ndarray],
-    ) -> Block:
-        centres = np.stack([kmeans.cluster_centers_ for kmeans in clusterings])
-        tables = [
-            self._cluster_statistics(kmeans.labels_, kmeans.n_clusters, targets, observed, *prior)
-            for kmeans in clusterings
-        ]
-        return Block(
-            centres.reshape(-1, centres.shape[2]).astype(np.float32),
-            (-0.5 * (centres**2).sum(axis=2)).astype(np.float32),
-            np.concatenate(tables).astype(np.float32),
-        )
-
-    def _cluster_statistics(
-        self,
-        labels: np.ndarray,
-        size: int,
-        targets: np.ndarray,
-        observed: np.ndarray,
-        mean: np.ndarray,
-        variance: np.ndarray,
-    ) -> np.ndarray:
-        """(size, 2m) shrunken mean and standard error of each cluster and candidate."""
-        member = np.eye(size)[labels].T
-        n = member @ observed
-        shrunk = n + self.shrinkage
-        cluster_mean = (member @ targets + self.shrinkage * mean) / np.maximum(shrunk, 1e-12)
-        cluster_mean = np.where(shrunk > 0, cluster_mean, mean)
-        prior_square = self.shrinkage * (variance + mean**2)
-        second = (member @ targets**2 + prior_square) / np.maximum(shrunk, 1e-12)
-        spread = np.where(shrunk > 0, np.maximum(second - cluster_mean**2, 0.0), variance)
-        return np.concatenate([cluster_mean, np.sqrt(spread / np.maximum(shrunk, 1.0))], axis=1)
 
     def predict(self, X: np.ndarray) -> Prediction:
         X = np.asarray(X, dtype=np.float32)
-        statistics = [block.lookup(X) for block in self.blocks_]
-        quality, se = np.split(np.mean(statistics, axis=0), 2, axis=1)
+        total = sum(block.lookup(X) for block in self.blocks_)
+        quality, se = np.split(total / self.n_partitions_, 2, axis=1)
         return Prediction(self.candidates_, quality, se)
 
     def to_onnx(self, graph: Graph, vector: str) -> tuple[str, str]:
@@ -154,12 +122,55 @@ class Partition(Estimator):
             lambda a, b: graph.op("Add", a, b),
             [block.to_onnx(graph, vector) for block in self.blocks_],
         )
-        averaged = graph.op("Mul", total, graph.constant(1 / len(self.blocks_)))
+        averaged = graph.op("Mul", total, graph.constant(1 / self.n_partitions_))
         quality, se = graph.op_with_outputs(
             "Split", 2, averaged, graph.constant([m, m], np.int64), axis=1
         )
         return quality, se
 
 
+def _block(clusterings: list[KMeans], sums: np.ndarray, shrunken: ShrunkenMean) -> Block:
+    centres = np.stack([kmeans.cluster_centers_ for kmeans in clusterings])
+    tables = []
+    for kmeans in clusterings:
+        member = np.eye(_size(kmeans))[kmeans.labels_].T
+        count, total, total2 = np.split(member @ sums, 3, axis=1)
+        tables.append(np.concatenate(shrunken(count, count, total, total2), axis=1))
+    return Block(
+        centres.reshape(-1, centres.shape[2]),
+        -0.5 * np.square(centres, dtype=np.float64).sum(axis=2).astype(np.float32),
+        np.concatenate(tables).astype(np.float32),
+    )
+
+
+def _size(kmeans: KMeans) -> int:
+    return len(kmeans.cluster_centers_)
+
+
 def _cluster(X: np.ndarray, size: int, seed: int) -> KMeans:
-    return KMeans(size, n_init=1, random_state=seed).fit(X)
+    start = _starting_centres(X, size, np.random.default_rng([seed, size]))
+    # OpenMP's limit holds for the calling thread alone. With one thread k-means is the same to the
+    # last bit however many cores there are.
+    with threadpool_limits(1, user_api="openmp"):
+        return KMeans(len(start), init=start, n_init=1, random_state=seed).fit(X)
+
+
+def _starting_centres(X: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """k-means++ (Arthur and Vassilvitskii 2007): each further row is drawn by its squared distance
+    to the nearest one taken. Fewer than `size` rows where X holds fewer different ones.
+
+    scikit-learn's own tries several draws a step in float64, which takes longer than all of
+    k-means after it and, averaged over partitions, changes nothing."""
+    squares = np.einsum("nd,nd->n", X, X)
+    rounding = SAME_PLACE * float(squares.max())
+    rows = [int(rng.integers(len(X)))]
+    distances = np.full(len(X), np.inf, dtype=X.dtype)
+    while len(rows) < size:
+        last = rows[-1]
+        distances = np.minimum(distances, squares - 2 * (X @ X[last]) + squares[last])
+        cumulative = np.where(distances > rounding, distances, 0.0).cumsum(dtype=np.float64)
+        if cumulative[-1] == 0:
+            break
+        drawn = np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right")
+        rows.append(min(int(drawn), len(X) - 1))
+    return X[rows]

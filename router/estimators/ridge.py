@@ -7,22 +7,25 @@ from typing import Self
 
 import numpy as np
 
-from router.estimators.base import Estimator, check_fit, prior_of
+from router.errors import RouterError
+from router.estimators.base import Estimator, check_fit, overall_of
 from router.estimators.graph import Graph
 from router.estimators.linear_uncertainty import LinearUncertainty
 from router.outcomes.matrix import OutcomeMatrix
 from router.prediction import Prediction
 
+LEAST_NOISE = 1e-12
+LEAST_FREEDOM = 1e-9  # 1 - leverage is never 0, save by rounding
 DEFAULT_ALPHAS = tuple(float(alpha) for alpha in np.logspace(-1, 3, 17))
 
 
 class Ridge(Estimator):
     """Score regression: linear in the vector, with intercept.
 
-    A regressor per candidate as in CARROT (arXiv 2502.03261), section 4; the leave-one-out error of
-    every penalty comes from one eigendecomposition (Hastie et al. 2009, equation 7.64).
+    A regressor per candidate as in CARROT (arXiv 2502.03261); the leave-one-out error of every
+    penalty comes from one eigendecomposition (Hastie et al. 2009, equation 7.64).
 
-    alphas: penalties to choose from, for each candidate apart.
+    alphas: penalties above 0 to choose from, for each candidate apart.
     se_rank: directions in which the standard error is kept exactly (see LinearUncertainty).
     """
 
@@ -31,14 +34,17 @@ class Ridge(Estimator):
         self.se_rank = se_rank
 
     def fit(self, X: np.ndarray, outcomes: OutcomeMatrix) -> Self:
-        X, targets = check_fit(X, outcomes)
+        if not self.alphas or not min(self.alphas) > 0 or self.se_rank < 1:
+            raise RouterError("Ridge needs alphas above 0 and se_rank of at least 1.")
+        X, outcomes, targets = check_fit(X, outcomes)
         observed = outcomes.observed
         self.candidates_ = outcomes.candidates
         m = len(self.candidates_)
+        overall = overall_of(targets, observed)
         self.coef_ = np.zeros((X.shape[1], m))
-        self.intercept_, variance = prior_of(targets, observed)
+        self.intercept_ = overall.mean.copy()
         self.alpha_ = np.full(m, float(max(self.alphas)))
-        noise = np.maximum(variance, 1e-12)
+        noise = overall.variance.copy()
         # Candidates that saw the same queries share one eigendecomposition.
         patterns, pattern_of = np.unique(observed, axis=1, return_inverse=True)
         for p in range(patterns.shape[1]):
@@ -50,7 +56,9 @@ class Ridge(Estimator):
             self.coef_[:, columns] = coef
             self.intercept_[columns] -= X[rows].mean(axis=0) @ coef
             self.alpha_[columns] = alpha
-            noise[columns] = np.maximum(error, 1e-12)
+            # One pseudo-outcome, as in overall_of: a perfect fit to few outcomes is not certain.
+            noise[columns] = error + overall.variance.mean() / len(rows)
+        noise = np.maximum(noise, LEAST_NOISE)
         self.uncertainty_ = LinearUncertainty.fit(
             X, observed / noise, self.alpha_ / noise, self.se_rank
         )
@@ -78,13 +86,14 @@ def _leave_one_out(
     values = np.maximum(values, 0.0)
     projected = Z @ directions
     cross = projected.T @ R
-    errors = np.empty((len(alphas), Y.shape[1]))
-    for i, alpha in enumerate(alphas):
-        leverage = 1 / n + projected**2 @ (1 / (values + alpha))
-        residual = R - projected @ (cross / (values + alpha)[:, None])
-        left_out = residual / np.maximum(1 - leverage, 1e-6)[:, None]
+    penalties = np.asarray(alphas, dtype=float)
+    leverages = 1 / n + projected**2 @ (1 / (values[:, None] + penalties))  # (n, penalties)
+    errors = np.empty((len(penalties), Y.shape[1]))
+    for i, penalty in enumerate(penalties):
+        residual = R - projected @ (cross / (values + penalty)[:, None])
+        left_out = residual / np.maximum(1 - leverages[:, [i]], LEAST_FREEDOM)
         errors[i] = (left_out**2).mean(axis=0)
     best = errors.argmin(axis=0)
-    alpha = np.asarray(alphas, dtype=float)[best]
+    alpha = penalties[best]
     coef = directions @ (cross / (values[:, None] + alpha))
     return coef, alpha, errors[best, np.arange(Y.shape[1])]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from router.errors import RouterError
 from router.outcomes.matrix import OutcomeMatrix
 from router.policies import Policy, policy_from_dict
 from router.prediction import Prediction
@@ -20,7 +21,8 @@ class Lookup:
     """A table of each candidate's mean score and cost per cell, and the policy tuned on it.
 
     kind: "length" (cells are bins of the prompt's characters) or "task" (cells are task labels).
-    cells: upper bin edges, or labels. The last row of the tables stands for unknown cells.
+    cells: upper bin edges, or labels. The tables have one row more: for prompts beyond the last
+        edge, or of an unknown task.
     """
 
     kind: str
@@ -75,8 +77,9 @@ class Baselines:
     def fit(cls, train: OutcomeMatrix, policy: Policy) -> Baselines:
         """policy: the router's own, with its budget settled; each lookup is tuned to the same."""
         costs = train.mean_costs()
-        lengths = np.char.str_len(np.array(train.prompts, dtype=str))
+        lengths = _lengths(train)
         edges = np.unique(np.quantile(lengths, np.linspace(0, 1, LENGTH_BINS + 1)[1:-1]))
+        edges = edges[edges < lengths.max()]  # so that no bin is empty
         lookups = {"prompt length": _lookup("length", tuple(edges.tolist()), train, policy)}
         if train.tasks is not None:
             labels = tuple(sorted(set(train.tasks)))
@@ -129,11 +132,15 @@ class Baselines:
 def _rows(kind: str, cells: tuple[Any, ...], outcomes: OutcomeMatrix) -> np.ndarray:
     """(n,) row of each query in a lookup's tables."""
     if kind == "length":
-        lengths = np.char.str_len(np.array(outcomes.prompts, dtype=str))
-        return np.searchsorted(np.array(cells), lengths, side="left")
+        return np.searchsorted(np.array(cells), _lengths(outcomes), side="left")
     number = {label: row for row, label in enumerate(cells)}
     assert outcomes.tasks is not None
     return np.array([number.get(task, len(cells)) for task in outcomes.tasks])
+
+
+def _lengths(outcomes: OutcomeMatrix) -> np.ndarray:
+    """(n,) characters of each prompt."""
+    return np.array([len(prompt) for prompt in outcomes.prompts])
 
 
 def _lookup(kind: str, cells: tuple[Any, ...], train: OutcomeMatrix, policy: Policy) -> Lookup:
@@ -141,9 +148,14 @@ def _lookup(kind: str, cells: tuple[Any, ...], train: OutcomeMatrix, policy: Pol
     n_rows = len(cells) + 1
     quality = _shrunken_means(row, n_rows, train.scores, train.observed)
     cost = None if train.cost is None else _shrunken_means(row, n_rows, train.cost, train.observed)
-    untuned = Lookup(kind, cells, quality, cost, policy)
-    tuned = policy.tune(untuned.predict(train), train)
-    return Lookup(kind, cells, quality, cost, tuned)
+    lookup = Lookup(kind, cells, quality, cost, policy)
+    prediction = lookup.predict(train)
+    try:
+        tuned = policy.tune(prediction, train)
+    except RouterError:
+        # The router's budget is out of a lookup's reach: it spends as little as it can.
+        tuned = policy.path(prediction)[-1]
+    return replace(lookup, policy=tuned)
 
 
 def _shrunken_means(

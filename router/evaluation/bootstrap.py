@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 import numpy as np
 
-CHUNK_CELLS = 20_000_000
+CHUNK_CELLS = 2_000_000  # resamples x groups that are drawn at a time: about 50 MB
+KEPT_CELLS = 100_000_000  # bytes of drawn counts that are kept between figures
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,11 @@ class Bootstrap:
     def __init__(
         self, groups: np.ndarray, resamples: int = 1000, level: float = 0.95, random_state: int = 0
     ):
-        _, self.group = np.unique(groups, return_inverse=True)
+        _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+        self._by_group = np.argsort(group, kind="stable")
+        self._starts = np.cumsum(sizes) - sizes
+        self._sizes = sizes.astype(float)
+        self.n_groups = len(sizes)
         self.resamples = resamples
         self.level = level
         self.random_state = random_state
@@ -40,27 +47,40 @@ class Bootstrap:
     def means(self, values: np.ndarray) -> np.ndarray:
         """(resamples, ...) means of per-query values (n, ...) in every resample."""
         flat = np.asarray(values, dtype=float).reshape(len(values), -1)
-        n_groups = int(self.group.max()) + 1
-        sums = np.zeros((n_groups, flat.shape[1] + 1))
-        np.add.at(sums, self.group, np.column_stack([flat, np.ones(len(flat))]))
-        rng = np.random.default_rng(self.random_state)
-        step = max(1, CHUNK_CELLS // n_groups)
-        parts = []
-        for start in range(0, self.resamples, step):
-            size = min(step, self.resamples - start)
-            drawn = rng.integers(n_groups, size=(size, n_groups))
-            offsets = np.arange(size)[:, None] * n_groups
-            counts = np.bincount((drawn + offsets).ravel(), minlength=size * n_groups)
-            totals = counts.reshape(size, n_groups) @ sums
-            parts.append(totals[:, :-1] / totals[:, -1:])
-        return np.concatenate(parts).reshape(self.resamples, *np.shape(values)[1:])
+        sums = np.add.reduceat(flat[self._by_group], self._starts, axis=0)
+        sums = np.column_stack([sums, self._sizes])
+        drawn = self._kept if self.resamples * self.n_groups <= KEPT_CELLS else self._draw()
+        totals = np.concatenate([counts @ sums for counts in drawn])
+        return (totals[:, :-1] / totals[:, -1:]).reshape(self.resamples, *np.shape(values)[1:])
 
     def interval(self, value: float, resampled: np.ndarray) -> Interval:
-        """The percentile interval of a figure that was computed on every resample."""
+        """The percentile interval of a figure that was computed on every resample; NaN where one
+        group is all there is, since its spread is unknown."""
+        if self.n_groups < 2:
+            return Interval(float(value), float("nan"), float("nan"))
         tail = (1 - self.level) / 2
-        low, high = np.quantile(resampled, [tail, 1 - tail])
+        if np.isfinite(resampled).all():
+            low, high = np.quantile(resampled, [tail, 1 - tail])
+        else:  # between infinities there is nothing to interpolate
+            low, high = np.quantile(resampled, [tail, 1 - tail], method="nearest")
         return Interval(float(value), float(low), float(high))
 
     def mean(self, values: np.ndarray) -> Interval:
         """Interval of the mean of per-query values (n,)."""
         return self.interval(float(np.mean(values)), self.means(values))
+
+    @cached_property
+    def _kept(self) -> list[np.ndarray]:
+        # A byte holds the count: that one group is drawn 256 times has a chance below 1e-500.
+        return [counts.astype(np.uint8) for counts in self._draw()]
+
+    def _draw(self) -> Iterator[np.ndarray]:
+        """(chunk, groups) times that each group is drawn; the same on every call."""
+        rng = np.random.default_rng(self.random_state)
+        step = max(1, CHUNK_CELLS // self.n_groups)
+        for start in range(0, self.resamples, step):
+            size = min(step, self.resamples - start)
+            drawn = rng.integers(self.n_groups, size=(size, self.n_groups))
+            drawn += np.arange(size)[:, None] * self.n_groups
+            counts = np.bincount(drawn.ravel(), minlength=size * self.n_groups)
+            yield counts.reshape(size, self.n_groups)

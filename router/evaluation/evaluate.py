@@ -12,6 +12,7 @@ import pandas as pd
 from router.errors import RouterError
 from router.evaluation.baselines import Baselines
 from router.evaluation.bootstrap import Bootstrap, Interval
+from router.evaluation.crossfit import aiq_gain
 from router.evaluation.frontier import (
     Curve,
     aiq,
@@ -29,7 +30,8 @@ from router.evaluation.metrics import (
     perf_gain,
     routerarena_score,
 )
-from router.evaluation.two_candidates import two_candidate_metrics
+from router.evaluation.tables import frontier_table, prediction_table, task_table
+from router.evaluation.two_candidates import performance_gap_recovered, two_candidate_metrics
 from router.evaluation.verdict import MARGIN, Verdict, judge
 from router.outcomes.matrix import OutcomeMatrix
 from router.policies import Policy, draw, uniform_of
@@ -37,12 +39,17 @@ from router.prediction import Prediction
 
 log = logging.getLogger(__name__)
 
+LEAST_QUERIES = 5
+
 
 @dataclass(frozen=True)
 class Evaluation:
     """What the test side says.
 
-    metrics: nested figures, as in metrics.json.
+    metrics: nested figures, as in metrics.json. A figure that does not exist is NaN or infinite.
+        router.aiq is drawn from the best settings on the test side, as RouterBench defines it;
+        router.aiq_gain from settings that were chosen on other queries (see `crossfit`), so it is
+        not the difference of aiq and aiq_single_models.
     verdict: does it pay.
     predictions: a row per query (see predictions.parquet).
     frontier: a row per setting of the budget (none without costs), and the reference points.
@@ -68,78 +75,73 @@ def evaluate(
 ) -> Evaluation:
     """Judge the policy's decisions on the test queries of which every outcome is known.
 
-    Raises RouterError where no query is fully observed: such logs need off-policy evaluation.
+    prediction: of the test queries, with the test side's candidates in its order.
+    policy, baselines: tuned and chosen on other queries.
+    resamples: of the bootstrap. margin: see `judge`.
+
+    Raises RouterError where fewer than five queries are fully observed: such logs need off-policy
+    evaluation.
     """
     test, prediction = _fully_observed(test, prediction)
     probabilities = policy.probabilities(prediction)
     bootstrap = Bootstrap(test.groups, resamples)
     plans = {"router": probabilities, **baselines.plans(test, probabilities)}
-    judged = {name: _judge_plan(plan, test, bootstrap) for name, plan in plans.items()}
     quality = {name: (plan * test.scores).sum(axis=1) for name, plan in plans.items()}
-    cost = (
-        None
-        if test.cost is None
-        else {name: (plan * test.cost).sum(axis=1) for name, plan in plans.items()}
-    )
-
-    quality_gain = bootstrap.mean(quality["router"] - quality["best single"])
-    saving = None if cost is None else _relative(bootstrap, cost["router"], cost["best single"])
-    verdict = judge(quality_gain, saving, baselines.best_single, margin)
-
+    judged = {name: {"quality": bootstrap.mean(quality[name]).to_dict()} for name in plans}
+    gains = {
+        name: bootstrap.mean(quality["router"] - quality[name])
+        for name in plans
+        if name != "router"
+    }
+    saving, curve, band = None, None, None
     means = {name: float(values.mean()) for name, values in quality.items()}
     router: dict[str, Any] = {
-        **judged["router"],
         "shares": dict(zip(test.candidates, probabilities.mean(axis=0).tolist(), strict=True)),
         "oracle_gap_closed": oracle_gap_closed(
             means["router"], means["best single"], means["oracle"]
         ),
         "regret": means["oracle"] - means["router"],
     }
-    curve, band = None, None
-    if cost is not None:
-        mean_cost = {name: float(values.mean()) for name, values in cost.items()}
+    if test.cost is not None:
+        cost = {name: (plan * test.cost).sum(axis=1) for name, plan in plans.items()}
+        for name in plans:
+            judged[name]["cost"] = bootstrap.mean(cost[name]).to_dict()
+        saving = _relative(bootstrap, cost["router"], cost["best single"])
         curve = curve_of(policy, prediction, test)
-        router |= _frontier_metrics(
-            curve, test, bootstrap, means["best single"], mean_cost["best single"]
-        )
-        router["routerarena"] = routerarena_score(means["router"], mean_cost["router"])
-        band = _band(curve, bootstrap)
+        resampled = bootstrap.means(np.stack([curve.cost.T, curve.quality.T], axis=2))
+        reference = means["best single"], float(cost["best single"].mean())
+        router |= _frontier_metrics(curve, resampled, test, bootstrap, *reference)
+        router["routerarena"] = routerarena_score(means["router"], float(cost["router"].mean()))
+        band = _band(curve, resampled, bootstrap)
     if len(test.candidates) == 2:
-        router |= _two_candidates(prediction, test)
+        router |= _two_candidates(prediction, test, baselines.best_single, means["router"])
 
-    differences: dict[str, Any] = {
-        f"quality_vs_{name.replace(' ', '_').replace('-', '_')}": bootstrap.mean(
-            quality["router"] - quality[name]
-        ).to_dict()
-        for name in plans
-        if name != "router"
-    }
-    if saving is not None:
-        differences["relative_cost_vs_best_single"] = saving.to_dict()
+    verdict = judge(gains["best single"], saving, baselines.best_single, margin)
     drawn = draw(probabilities, uniform_of(test.prompts))
+    chosen = {"best single": baselines.best_single, "cheapest": baselines.cheapest}
     metrics = {
         "queries": len(test),
         "verdict": verdict.to_dict(),
-        "router": router,
+        "router": {**judged["router"], **router},
         "baselines": {
-            name: {
-                **judged[name],
-                **({"candidate": baselines.best_single} if name == "best single" else {}),
-                **({"candidate": baselines.cheapest} if name == "cheapest" else {}),
-            }
+            name: judged[name] | ({"candidate": chosen[name]} if name in chosen else {})
             for name in plans
             if name != "router"
         },
-        "differences": differences,
+        "differences": {
+            f"quality_vs_{name.replace(' ', '_').replace('-', '_')}": gain.to_dict()
+            for name, gain in gains.items()
+        }
+        | ({} if saving is None else {"relative_cost_vs_best_single": saving.to_dict()}),
         "calibration": _calibration(prediction, test, drawn, baselines.best_single),
     }
     return Evaluation(
         metrics=metrics,
         verdict=verdict,
-        predictions=_prediction_table(test, prediction, probabilities, drawn),
-        frontier=_frontier_table(curve, test, judged),
+        predictions=prediction_table(test, prediction, probabilities, drawn),
+        frontier=frontier_table(curve, test, judged),
         band=band,
-        tasks=_task_table(test, quality),
+        tasks=task_table(test, quality["router"], quality["best single"], resamples),
     )
 
 
@@ -147,11 +149,11 @@ def _fully_observed(
     test: OutcomeMatrix, prediction: Prediction
 ) -> tuple[OutcomeMatrix, Prediction]:
     rows = np.flatnonzero(test.fully_observed)
-    if len(rows) < 5:
+    if len(rows) < LEAST_QUERIES:
         raise RouterError(
             f"{len(rows)} of {len(test)} test queries have an outcome of every candidate; "
-            "full-information evaluation needs at least 5: log the missing answers, or leave "
-            "candidates out with data.candidates."
+            f"full-information evaluation needs at least {LEAST_QUERIES}: log the missing "
+            "answers, or leave candidates out with data.candidates."
         )
     if len(rows) < len(test):
         log.warning(
@@ -162,47 +164,41 @@ def _fully_observed(
     return test.take(rows), prediction.take(rows)
 
 
-def _judge_plan(plan: np.ndarray, test: OutcomeMatrix, bootstrap: Bootstrap) -> dict[str, Any]:
-    judged: dict[str, Any] = {"quality": bootstrap.mean((plan * test.scores).sum(axis=1)).to_dict()}
-    if test.cost is not None:
-        judged["cost"] = bootstrap.mean((plan * test.cost).sum(axis=1)).to_dict()
-    return judged
-
-
 def _relative(bootstrap: Bootstrap, cost: np.ndarray, reference: np.ndarray) -> Interval:
-    """The paired relative difference of two mean costs."""
-    resampled = bootstrap.means(np.stack([cost, reference], axis=1))
-    return bootstrap.interval(
-        float(cost.mean() / reference.mean() - 1), resampled[:, 0] / resampled[:, 1] - 1
-    )
+    """The paired relative difference of two mean costs; against a free reference 0 or infinite."""
+
+    def ratio(means: np.ndarray) -> np.ndarray:
+        more, whole = means[..., 0], means[..., 1]
+        free = np.where(more > 0, np.inf, 0.0)
+        return np.divide(more, whole, out=free, where=whole > 0)
+
+    values = np.stack([cost - reference, reference], axis=1)
+    value = float(ratio(values.mean(axis=0)))
+    return bootstrap.interval(value, ratio(bootstrap.means(values)))
 
 
 def _frontier_metrics(
     curve: Curve,
+    resampled: np.ndarray,
     test: OutcomeMatrix,
     bootstrap: Bootstrap,
     best_single: float,
     best_single_cost: float,
 ) -> dict[str, Any]:
+    """Figures of the curve as its budget moves; resampled: (resamples, L, 2) means of it."""
     assert test.cost is not None
-    single = np.stack([test.cost, test.scores], axis=2)  # (n, m, 2)
-    settings = np.stack([curve.cost.T, curve.quality.T], axis=2)  # (n, L, 2)
-    resampled_single = bootstrap.means(single)
-    resampled = bootstrap.means(settings)
-    areas = np.array(
-        [
-            [aiq(points, *_range(models)), aiq(models, *_range(models))]
-            for points, models in zip(resampled, resampled_single, strict=True)
-        ]
-    )
-    singles = single.mean(axis=0)
-    points = curve.points
-    area, hull_area = aiq(points, *_range(singles)), aiq(singles, *_range(singles))
+    models = np.stack([test.cost, test.scores], axis=2)  # (n, m, 2)
+    resampled_models = bootstrap.means(models)
+    pairs = zip(resampled, resampled_models, strict=True)
+    areas = np.array([(_aiq(points, of), _aiq(of, of)) for points, of in pairs])
+    points, singles = curve.points, models.mean(axis=0)
     return {
-        "aiq": bootstrap.interval(area, areas[:, 0]).to_dict(),
-        "aiq_single_models": bootstrap.interval(hull_area, areas[:, 1]).to_dict(),
-        "aiq_gain": bootstrap.interval(area - hull_area, areas[:, 0] - areas[:, 1]).to_dict(),
-        "aiq_oracle": aiq(oracle_curve(test), *_range(singles)),
+        "aiq": bootstrap.interval(_aiq(points, singles), areas[:, 0]).to_dict(),
+        "aiq_single_models": bootstrap.interval(_aiq(singles, singles), areas[:, 1]).to_dict(),
+        "aiq_gain": aiq_gain(
+            curve.cost, curve.quality, test.cost.T, test.scores.T, bootstrap, test.groups
+        ).to_dict(),
+        "aiq_oracle": _aiq(oracle_curve(test), singles),
         "aiq_routerbench": aiq_routerbench(points, float(singles[:, 0].max())),
         "qnc": quality_neutral_cost(points, best_single, best_single_cost),
         "perf_gain": perf_gain(points, best_single),
@@ -214,52 +210,34 @@ def _frontier_metrics(
     }
 
 
-def _range(models: np.ndarray) -> tuple[float, float]:
-    return float(models[:, 0].min()), float(models[:, 0].max())
+def _aiq(points: np.ndarray, models: np.ndarray) -> float:
+    """AIQ over the range of the single models' costs."""
+    return aiq(points, float(models[:, 0].min()), float(models[:, 0].max()))
 
 
-def _band(curve: Curve, bootstrap: Bootstrap) -> np.ndarray:
+def _band(curve: Curve, resampled: np.ndarray, bootstrap: Bootstrap) -> np.ndarray:
     """(L, 3) cost, low and high quality at every setting, by rising cost."""
-    resampled = bootstrap.means(curve.quality.T)
     tail = (1 - bootstrap.level) / 2
-    low, high = np.quantile(resampled, [tail, 1 - tail], axis=0)
-    band = np.column_stack([curve.points[:, 0], low, high])
-    return band[np.argsort(band[:, 0])]
+    low, high = np.quantile(resampled[:, :, 1], [tail, 1 - tail], axis=0)
+    cost, quality = curve.points.T
+    return np.column_stack([cost, low, high])[np.lexsort((quality, cost))]
 
 
-def _frontier_table(
-    curve: Curve | None, test: OutcomeMatrix, judged: dict[str, dict[str, Any]]
-) -> pd.DataFrame:
-    """Settings of the budget by rising cost, then single models, router and baselines."""
-    columns = ["kind", "name", "cost", "quality"]
-    parts = []
-    if curve is not None:
-        settings = pd.DataFrame(curve.points, columns=["cost", "quality"])
-        settings = settings.assign(kind="frontier", name="router")[columns]
-        for j, candidate in enumerate(test.candidates):
-            settings[f"share:{candidate}"] = curve.shares[:, j]
-        parts.append(settings.drop_duplicates().sort_values(["cost", "quality"]))
-    costs = np.full(len(test.candidates), np.nan) if test.cost is None else test.cost.mean(axis=0)
-    single = zip(test.candidates, costs, test.scores.mean(axis=0), strict=True)
-    rows = [("candidate", *row) for row in single]
-    rows += [
-        (
-            "router" if name == "router" else "baseline",
-            name,
-            values["cost"]["value"] if "cost" in values else np.nan,
-            values["quality"]["value"],
-        )
-        for name, values in judged.items()
-    ]
-    return pd.concat([*parts, pd.DataFrame(rows, columns=columns)], ignore_index=True)
-
-
-def _two_candidates(prediction: Prediction, test: OutcomeMatrix) -> dict[str, Any]:
-    weak, strong = np.argsort(test.scores.mean(axis=0), kind="stable")
+def _two_candidates(
+    prediction: Prediction, test: OutcomeMatrix, best_single: str, quality: float
+) -> dict[str, Any]:
+    """RouteLLM's figures, where the model that was stronger on the train side still is."""
+    strong = test.candidates.index(best_single)
+    weak = 1 - strong
     gap = prediction.quality[:, strong] - prediction.quality[:, weak]
     metrics = two_candidate_metrics(gap, test.scores[:, weak], test.scores[:, strong])
-    names = {"weak": test.candidates[weak], "strong": test.candidates[strong]}
-    return {"two_candidates": {**names, **metrics}} if metrics else {}
+    if not metrics:
+        return {}
+    ends = float(test.scores[:, weak].mean()), float(test.scores[:, strong].mean())
+    names = {"weak": test.candidates[weak], "strong": best_single}
+    return {
+        "two_candidates": {**names, "pgr": performance_gap_recovered(quality, *ends), **metrics}
+    }
 
 
 def _calibration(
@@ -287,45 +265,3 @@ def _calibration(
         "chosen": both(prediction.quality[rows, drawn], test.scores[rows, drawn]),
         "gap_to_best_single": both(gaps[0].ravel(), gaps[1].ravel()),
     }
-
-
-def _prediction_table(
-    test: OutcomeMatrix, prediction: Prediction, probabilities: np.ndarray, drawn: np.ndarray
-) -> pd.DataFrame:
-    rows = np.arange(len(test))
-    columns: dict[str, Any] = {
-        "query_id": test.queries["query_id"].to_numpy(),
-        "chosen": np.array(test.candidates, dtype=object)[drawn],
-        "probability": probabilities[rows, drawn],
-        "score": test.scores[rows, drawn],
-    }
-    if test.cost is not None:
-        columns["cost_usd"] = test.cost[rows, drawn]
-    for j, name in enumerate(test.candidates):
-        columns[f"quality:{name}"] = prediction.quality[:, j]
-        columns[f"quality_se:{name}"] = prediction.quality_se[:, j]
-        if prediction.cost is not None:
-            columns[f"cost:{name}"] = prediction.cost[:, j]
-    return pd.DataFrame(columns)
-
-
-def _task_table(test: OutcomeMatrix, quality: dict[str, np.ndarray]) -> pd.DataFrame | None:
-    if test.tasks is None:
-        return None
-    difference = quality["router"] - quality["best single"]
-    rows = []
-    for task in sorted(set(test.tasks)):
-        of_task = np.flatnonzero(test.tasks == task)
-        interval = Bootstrap(test.groups[of_task]).mean(difference[of_task])
-        rows.append(
-            {
-                "task": task,
-                "queries": len(of_task),
-                "best_single": quality["best single"][of_task].mean(),
-                "router": quality["router"][of_task].mean(),
-                "difference": interval.value,
-                "low": interval.low,
-                "high": interval.high,
-            }
-        )
-    return pd.DataFrame(rows)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from router.evaluation.metrics import ROUNDING
 from router.outcomes.matrix import OutcomeMatrix
 from router.policies import Policy
 from router.prediction import Prediction
@@ -35,16 +37,19 @@ def curve_of(policy: Policy, prediction: Prediction, outcomes: OutcomeMatrix) ->
     The cheapest candidate alone ends every curve: it is the limit of every budget.
     """
     assert outcomes.cost is not None
-    plans = [setting.probabilities(prediction) for setting in policy.path(prediction)]
-    m = len(outcomes.candidates)
+    path = policy.path(prediction)
+    n, m = outcomes.scores.shape
+    quality, cost = np.empty((len(path) + 1, n)), np.empty((len(path) + 1, n))
+    shares = np.empty((len(path) + 1, m))
+    for i, setting in enumerate(path):
+        plan = setting.probabilities(prediction)
+        quality[i] = (plan * outcomes.scores).sum(axis=1)
+        cost[i] = (plan * outcomes.cost).sum(axis=1)
+        shares[i] = plan.mean(axis=0)
     cheapest = int(outcomes.cost.mean(axis=0).argmin())
-    plans.append(np.eye(m)[np.full(len(outcomes), cheapest)])
-    chosen = np.stack(plans)
-    return Curve(
-        quality=np.einsum("lnm,nm->ln", chosen, outcomes.scores),
-        cost=np.einsum("lnm,nm->ln", chosen, outcomes.cost),
-        shares=chosen.mean(axis=1),
-    )
+    quality[-1], cost[-1] = outcomes.scores[:, cheapest], outcomes.cost[:, cheapest]
+    shares[-1] = np.eye(m)[cheapest]
+    return Curve(quality, cost, shares)
 
 
 def oracle_curve(outcomes: OutcomeMatrix) -> np.ndarray:
@@ -63,14 +68,24 @@ def hull(points: np.ndarray) -> np.ndarray:
 
     Every point of it can be reached by mixing two settings at random.
     """
+    return points[hull_rows(points)]
+
+
+def hull_rows(points: np.ndarray) -> np.ndarray:
+    """(h,) rows of `points` that are the hull's corners, by rising cost."""
+    order = np.lexsort((-points[:, 1], points[:, 0]))
+    best_so_far = np.maximum.accumulate(points[order, 1])
+    rises = np.concatenate([[True], best_so_far[1:] > best_so_far[:-1]])
     kept: list[tuple[float, float]] = []
-    for cost, quality in sorted(map(tuple, points.tolist()), key=lambda p: (p[0], -p[1])):
-        if kept and quality <= kept[-1][1]:
-            continue
-        while len(kept) >= 2 and _bends_up(kept[-2], kept[-1], (cost, quality)):
+    rows: list[int] = []
+    for row in order[rises].tolist():
+        point = (float(points[row, 0]), float(points[row, 1]))
+        while len(kept) >= 2 and _bends_up(kept[-2], kept[-1], point):
             kept.pop()
-        kept.append((cost, quality))
-    return np.array(kept)
+            rows.pop()
+        kept.append(point)
+        rows.append(row)
+    return np.array(rows)
 
 
 def _bends_up(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float]) -> bool:
@@ -80,6 +95,8 @@ def _bends_up(a: tuple[float, float], b: tuple[float, float], c: tuple[float, fl
 def quality_at(points: np.ndarray, cost: float) -> float:
     """Quality of the hull at a mean cost; NaN below its cheapest point."""
     upper = hull(points)
+    if cost < upper[0, 0] and _equal(cost, upper[0, 0]):
+        return float(upper[0, 1])
     return float(np.interp(cost, upper[:, 0], upper[:, 1], left=np.nan))
 
 
@@ -88,33 +105,55 @@ def aiq(points: np.ndarray, least_cost: float, largest_cost: float) -> float:
     the hull over the fixed range of costs, so that routers are compared over the same range.
 
     The range is that of the single models. Where the hull starts above least_cost its first point
-    does not count for what lies below: that stretch is worth 0.
+    does not count for what lies below: that stretch is worth 0. Where all models cost the same the
+    range is one point, and the hull's height there is the answer.
     """
-    if largest_cost <= least_cost:
-        return quality_at(points, largest_cost)
-    upper = hull(points)
-    inner = upper[(upper[:, 0] > least_cost) & (upper[:, 0] < largest_cost), 0]
-    grid = np.concatenate([[max(least_cost, upper[0, 0])], inner, [largest_cost]])
-    heights = np.interp(grid, upper[:, 0], upper[:, 1])
-    return float(np.trapezoid(heights, grid) / (largest_cost - least_cost))
+    return mean_height(hull(points), least_cost, largest_cost)
+
+
+def mean_height(curve: np.ndarray, least_cost: float, largest_cost: float) -> float:
+    """Mean over a range of costs of the line through (cost, quality) points of rising cost; 0 is
+    its height before the first point, its last height what it keeps."""
+    cost, quality = curve.T
+    if largest_cost <= least_cost or _equal(least_cost, largest_cost):
+        reached = (cost <= largest_cost) | np.isclose(cost, largest_cost, rtol=ROUNDING, atol=0)
+        return float(quality[reached].max(initial=0.0))
+    if cost[0] >= largest_cost:
+        return 0.0
+    inner = cost[(cost > least_cost) & (cost < largest_cost)]
+    grid = np.concatenate([[max(least_cost, cost[0])], inner, [largest_cost]])
+    area = np.trapezoid(np.interp(grid, cost, quality), grid)
+    return float(area / (largest_cost - least_cost))
 
 
 def aiq_routerbench(points: np.ndarray, largest_cost: float) -> float:
-    """AIQ as RouterBench's released code computes it: the hull is drawn out to largest_cost (the
-    dearest of the routers compared) and the area is divided by largest_cost, so the value depends
-    on the company and starts at the router's own cheapest point."""
+    """AIQ as RouterBench's released code computes it: the hull is drawn out to the dearest of the
+    routers compared and the area is divided by that cost, so the value depends on the company and
+    starts at the router's own cheapest point.
+
+    largest_cost: the dearest of the others; where the hull goes further, its own end counts.
+    """
     upper = hull(points)
-    if largest_cost > upper[-1, 0]:
-        upper = np.vstack([upper, [largest_cost, upper[-1, 1]]])
-    return float(np.trapezoid(upper[:, 1], upper[:, 0]) / largest_cost)
+    largest_cost = max(largest_cost, float(upper[-1, 0]))
+    if largest_cost == 0:
+        return float(upper[-1, 1])
+    drawn_out = np.vstack([upper, [largest_cost, upper[-1, 1]]])
+    return float(np.trapezoid(drawn_out[:, 1], drawn_out[:, 0]) / largest_cost)
 
 
 def quality_neutral_cost(points: np.ndarray, quality: float, cost: float) -> float:
     """QNC: least cost at which the hull reaches `quality`, as a share of `cost`; infinite if it
-    never does."""
+    never does, or if it costs anything where `cost` is zero."""
     upper = hull(points)
-    if upper[-1, 1] < quality:
+    wanted = quality - ROUNDING
+    if upper[-1, 1] < wanted:
         return float("inf")
-    if upper[0, 1] >= quality:
-        return float(upper[0, 0] / cost)
-    return float(np.interp(quality, upper[:, 1], upper[:, 0]) / cost)
+    neutral = float(np.interp(wanted, upper[:, 1], upper[:, 0]))
+    if cost > 0:
+        return neutral / cost
+    return 1.0 if neutral == 0 else float("inf")
+
+
+def _equal(a: float, b: float) -> bool:
+    """Equal but for the rounding of a mean: the order of a sum must not decide."""
+    return math.isclose(a, b, rel_tol=ROUNDING)

@@ -10,12 +10,13 @@ ROUTERARENA_DEAREST = 200.0  # USD per 1,000 queries
 ROUTERARENA_CHEAPEST = 0.0044
 ROUTERARENA_BETA = 0.1
 CALIBRATION_BINS = 10
+ROUNDING = 1e-9  # means this close are equal: the order of a sum must not decide
 
 
 def oracle_gap_closed(quality: float, best_single: float, oracle: float) -> float:
     """Share of the way from the best single model to the oracle; NaN where there is no gap."""
     gap = oracle - best_single
-    return (quality - best_single) / gap if gap > 0 else float("nan")
+    return (quality - best_single) / gap if gap > ROUNDING else float("nan")
 
 
 def routerarena_score(quality: float, cost_per_query: float) -> float:
@@ -29,15 +30,18 @@ def routerarena_score(quality: float, cost_per_query: float) -> float:
 
 
 def perf_gain(points: np.ndarray, best_single: float) -> float:
-    """LLMRouterBench: largest quality of any setting over the best single model's, less one."""
-    return float(points[:, 1].max() / best_single - 1)
+    """LLMRouterBench: largest quality of any setting over the best single model's, less one; NaN
+    where the best single model never scores."""
+    return float(points[:, 1].max() / best_single - 1) if best_single > 0 else float("nan")
 
 
 def cost_save(points: np.ndarray, best_single: float, best_single_cost: float) -> float:
     """LLMRouterBench: share of the best single model's cost that the cheapest setting of at least
-    its quality saves; NaN where no setting reaches it."""
-    reaching = points[points[:, 1] >= best_single, 0]
-    return float(1 - reaching.min() / best_single_cost) if len(reaching) else float("nan")
+    its quality saves; NaN where no setting reaches it, or where that model is free."""
+    reaching = points[points[:, 1] >= best_single - ROUNDING, 0]
+    if len(reaching) == 0 or best_single_cost == 0:
+        return float("nan")
+    return float(1 - reaching.min() / best_single_cost)
 
 
 def brier(predicted: np.ndarray, score: np.ndarray) -> float:
@@ -46,8 +50,9 @@ def brier(predicted: np.ndarray, score: np.ndarray) -> float:
 
 
 def expected_calibration_error(predicted: np.ndarray, score: np.ndarray) -> float:
-    """Mean distance of predicted and observed score over bins of equal count."""
-    order = np.argsort(predicted, kind="stable")
-    parts = np.array_split(order, min(CALIBRATION_BINS, len(order)))
-    distance = [len(p) * abs(predicted[p].mean() - score[p].mean()) for p in parts]
-    return float(np.sum(distance) / len(order))
+    """Mean distance of predicted and observed score over bins of about equal count, between the
+    deciles of the predictions; equal predictions share a bin, so that order does not matter."""
+    inner = np.linspace(0, 1, CALIBRATION_BINS + 1)[1:-1]
+    edges = np.unique(np.quantile(predicted, inner))
+    _, bins = np.unique(np.searchsorted(edges, predicted), return_inverse=True)
+    return float(np.abs(np.bincount(bins, predicted - score)).sum() / len(predicted))

@@ -19,13 +19,15 @@ def strong_share_curve(gap: np.ndarray, weak: np.ndarray, strong: np.ndarray) ->
 
 def decile_curve(gap: np.ndarray, weak: np.ndarray, strong: np.ndarray) -> np.ndarray:
     """(11, 2) the same curve at the eleven thresholds of RouteLLM's released code: the decile edges
-    of the gap, strong where gap >= edge, and > at the last edge."""
+    of the gap, strong where gap >= edge, and > at the last edge. Where edges coincide, which that
+    code refuses, they count once."""
     _, edges = pd.qcut(pd.Series(gap), 10, retbins=True, duplicates="drop")
-    points = []
-    for i, edge in enumerate(edges):
-        to_strong = gap > edge if i == len(edges) - 1 else gap >= edge
+    # At the first edge every call is strong, beyond the last none is.
+    points = [(0.0, weak.mean())]
+    for edge in edges[-2:0:-1]:
+        to_strong = gap >= edge
         points.append((to_strong.mean(), np.where(to_strong, strong, weak).mean()))
-    return np.array(points)[::-1]
+    return np.array([*points, (1.0, strong.mean())])
 
 
 def performance_gap_recovered(score: float, weak: float, strong: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from router.evaluation.bootstrap import Interval
+from router.evaluation.metrics import ROUNDING
 
 MARGIN = 0.01
 
@@ -27,28 +28,45 @@ def judge(
 
     quality: mean score, router less best single. cost: mean USD, likewise, as a share of the best
     single model's; None where the log has no costs.
-    margin: loss of mean score that counts as equal quality.
+    margin: a loss of mean score up to this counts as equal quality.
+
+    It pays where it is surely better and surely not dearer, or surely cheaper at equal quality.
+    Intervals that are NaN decide nothing.
     """
-    gain = f"{quality.value:+.4f} [{quality.low:+.4f}, {quality.high:+.4f}] quality"
+    gain = f"{quality.value:+z.4f} [{quality.low:+z.4f}, {quality.high:+z.4f}] quality"
     against = f"against always asking {best_single}"
     if cost is None:
-        figures = f"{gain} {against}"
-        if quality.low > 0:
-            return Verdict("pays", f"The router is better: {figures}.")
-        if quality.high < 0:
-            return Verdict("does not pay", f"The router is worse: {figures}.")
-        return Verdict("cannot tell", f"The interval holds zero: {figures}.")
-    figures = f"{gain}, {cost.value:+.1%} [{cost.low:+.1%}, {cost.high:+.1%}] cost, {against}"
-    if quality.low > 0 and cost.high <= 0:
-        return Verdict("pays", f"The router is better and not dearer: {figures}.")
-    if quality.low > -margin and cost.high < 0:
-        return Verdict(
-            "pays", f"The router is cheaper at equal quality (margin {margin:g}): {figures}."
-        )
-    if quality.high < -margin:
-        return Verdict("does not pay", f"The router is worse: {figures}.")
-    if quality.high <= 0 and cost.low >= 0:
-        return Verdict("does not pay", f"The router is neither better nor cheaper: {figures}.")
-    return Verdict(
-        "cannot tell", f"Neither a gain nor a saving at equal quality is certain: {figures}."
-    )
+        decision, why = _without_costs(quality)
+        return Verdict(decision, f"{why}: {gain} {against}.")
+    decision, why = _with_costs(quality, cost, margin)
+    more = f"{cost.value:+z.1%} [{cost.low:+z.1%}, {cost.high:+z.1%}] cost"
+    return Verdict(decision, f"{why}: {gain}, {more}, {against}.")
+
+
+def _without_costs(quality: Interval) -> tuple[str, str]:
+    if quality.low > ROUNDING:
+        return "pays", "The router is better"
+    if quality.high < -ROUNDING:
+        return "does not pay", "The router is worse"
+    if quality.high <= ROUNDING:
+        return "does not pay", "The router is not better"
+    return "cannot tell", "Neither a gain nor a loss is certain"
+
+
+def _with_costs(quality: Interval, cost: Interval, margin: float) -> tuple[str, str]:
+    better, cheaper = quality.low > ROUNDING, cost.high < -ROUNDING
+    if better and cost.high <= ROUNDING:
+        return "pays", f"The router is better and {'cheaper' if cheaper else 'not dearer'}"
+    if cheaper and quality.low >= -margin - ROUNDING:
+        return "pays", f"The router is cheaper at equal quality (margin {margin:g})"
+    if quality.high < -margin - ROUNDING:
+        also = "cheaper, but worse" if cheaper else "worse"
+        return "does not pay", f"The router is {also} by more than the margin of {margin:g}"
+    if quality.high <= ROUNDING and cost.low >= -ROUNDING:
+        return "does not pay", "The router is neither better nor cheaper"
+    if better:
+        dearer = "is better and dearer" if cost.low > ROUNDING else "is better and may be dearer"
+        return "cannot tell", f"The router {dearer}; what the gain is worth is yours to say"
+    if cheaper:
+        return "cannot tell", "The saving is certain, equal quality is not"
+    return "cannot tell", "Neither a gain nor a saving is certain"

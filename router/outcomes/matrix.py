@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from router.errors import RouterError
+from router.outcomes.faults import listed
+from router.outcomes.fingerprint import fingerprint
+from router.outcomes.grouping import group_queries
 from router.outcomes.prices import PriceTable
 
+PER_CELL = ("scores", "cost", "tokens", "latency", "propensity")
+PER_QUERY = ("prompt", "task", "split")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class OutcomeMatrix:
     """Outcomes of n queries and m candidates. Arrays are read-only; unobserved cells hold NaN.
 
@@ -30,6 +36,7 @@ class OutcomeMatrix:
     price_dates: the day of each candidate's price, or empty.
     latency: (n, m) seconds, or None.
     propensity: (n, m) probability with which the candidate was chosen, or None.
+    fingerprint: SHA-256 of the table that was read; a part of the matrix keeps the whole's.
     """
 
     queries: pd.DataFrame
@@ -42,17 +49,18 @@ class OutcomeMatrix:
     price_dates: tuple[str, ...] = ()
     latency: np.ndarray | None = None
     propensity: np.ndarray | None = None
-    fingerprint: str = field(default="", compare=False)
+    fingerprint: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("scores", "cost", "tokens", "latency", "propensity"):
+        object.__setattr__(self, "observed", _read_only(self.observed, bool))
+        for name in PER_CELL:
             values = getattr(self, name)
             if values is not None:
                 hidden = np.array(values, dtype=float)
                 hidden[~self.observed] = np.nan
-                hidden.setflags(write=False)
-                object.__setattr__(self, name, hidden)
-        self.observed.setflags(write=False)
+                object.__setattr__(self, name, _read_only(hidden, float))
+        if self.prices is not None:
+            object.__setattr__(self, "prices", _read_only(self.prices, float))
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -77,38 +85,37 @@ class OutcomeMatrix:
         return np.asarray(self.observed.all(axis=1))
 
     def take(self, rows: np.ndarray) -> OutcomeMatrix:
-        """The outcomes of the given queries alone."""
-        per_query = {
-            name: getattr(self, name)[rows]
-            for name in ("scores", "cost", "tokens", "latency", "propensity")
-            if getattr(self, name) is not None
-        }
+        """The outcomes of the given queries alone; rows: positions, or n True and False."""
         return replace(
             self,
             queries=self.queries.iloc[rows].reset_index(drop=True),
             observed=self.observed[rows],
-            **per_query,
+            **{name: values[rows] for name, values in self._per_cell().items()},
         )
 
     def select(self, candidates: Sequence[str]) -> OutcomeMatrix:
-        """The outcomes of the given candidates alone, in the given order."""
+        """The outcomes of the given candidates alone, in the given order; all queries stay.
+
+        Raises RouterError where a name is no candidate or stands twice.
+        """
+        _require_candidates(candidates, self.candidates, "the outcomes")
         columns = [self.candidates.index(name) for name in candidates]
-        per_cell = {
-            name: getattr(self, name)[:, columns]
-            for name in ("scores", "cost", "tokens", "latency", "propensity")
-            if getattr(self, name) is not None
-        }
         return replace(
             self,
             candidates=tuple(candidates),
             observed=self.observed[:, columns],
             prices=None if self.prices is None else self.prices[columns],
             price_dates=tuple(self.price_dates[j] for j in columns) if self.price_dates else (),
-            **per_cell,
+            **{name: values[:, columns] for name, values in self._per_cell().items()},
         )
 
+    def _per_cell(self) -> dict[str, Any]:
+        values = {name: getattr(self, name) for name in PER_CELL}
+        return {name: array for name, array in values.items() if array is not None}
+
     def to_table(self) -> pd.DataFrame:
-        """The long table again: one row per observed outcome."""
+        """The long table again: one row per observed outcome. Responses and free columns are not
+        in the matrix and so not in the table."""
         row, column = np.nonzero(self.observed)
         table = self.queries.iloc[row].reset_index(drop=True).drop(columns="group")
         table.insert(2, "model", np.array(self.candidates, dtype=object)[column])
@@ -120,7 +127,8 @@ class OutcomeMatrix:
         for name, values in numbers.items():
             if values is not None:
                 table[name] = values[row, column]
-        table["group"] = self.groups[row].astype(str)
+        if not np.array_equal(pd.factorize(self.groups)[0], group_queries(self.queries["prompt"])):
+            table["group"] = self.groups[row].astype(str)
         return table
 
     def with_target(self, values: np.ndarray) -> OutcomeMatrix:
@@ -138,7 +146,16 @@ class OutcomeMatrix:
 
 
 def _observed_mean(values: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    return np.where(observed, values, 0.0).sum(axis=0) / observed.sum(axis=0)
+    """NaN for a candidate without an outcome."""
+    count = observed.sum(axis=0).astype(float)
+    total = np.where(observed, values, 0.0).sum(axis=0)
+    return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
+
+
+def _read_only(values: np.ndarray, dtype: type) -> np.ndarray:
+    copy: np.ndarray = np.array(values, dtype=dtype)
+    copy.setflags(write=False)
+    return copy
 
 
 def build_matrix(
@@ -152,33 +169,37 @@ def build_matrix(
     Costs are tokens x prices where prices are given, else the logged cost_usd; a table with
     neither is judged on quality alone.
 
-    Raises RouterError where a candidate has no price or no cost, or fewer than two candidates or
-    queries are left.
+    table: as check_table gives it; its index tells the file's rows in messages.
+    candidates: the models to route between, in this order; all, sorted by name, if None.
+
+    Raises RouterError where a candidate has no price or no cost, fewer than two candidates or ten
+    queries are left, or the scores are all the same.
     """
     if candidates is not None:
-        absent = sorted(set(candidates) - set(table["model"]))
-        if absent:
-            raise RouterError(
-                f"{source}: no outcome of {', '.join(map(repr, absent))}; correct data.candidates."
-            )
+        candidates = candidates if isinstance(candidates, str) else [str(c) for c in candidates]
+        _require_candidates(candidates, sorted(table["model"].unique()), source)
         table = table[table["model"].isin(candidates)]
     names = tuple(candidates) if candidates is not None else tuple(sorted(table["model"].unique()))
     if len(names) < 2:
         raise RouterError(
             f"{source}: {len(names)} candidate ({', '.join(names) or 'none'}); "
-            "a router needs outcomes of at least two."
+            "a router needs outcomes of at least two, so log another model's answers too."
         )
     if table["score"].min() == table["score"].max():
         raise RouterError(
-            f"{source}: all {len(table)} scores equal {table['score'].iloc[0]:g}; "
-            "there is nothing to learn from a score that never differs."
+            f"{source}: column 'score' is {table['score'].iloc[0]:g} in all {len(table):,} rows; "
+            "a score that never differs teaches nothing, so log one that tells answers apart."
         )
     row_of_query, query_ids = pd.factorize(table["query_id"])
     column_of_model = pd.Categorical(table["model"], categories=list(names)).codes
     if len(query_ids) < 10:
         raise RouterError(
-            f"{source}: {len(query_ids)} queries; at least 10 are needed to train and judge."
+            f"{source}: {len(query_ids)} queries; log at least 10, as fewer neither train nor "
+            "judge a router."
         )
+
+    def is_logged(column: str) -> bool:
+        return column in table and bool(table[column].notna().any())
 
     def dense(column: str) -> np.ndarray:
         values = np.full((len(query_ids), len(names)), np.nan)
@@ -190,9 +211,7 @@ def build_matrix(
 
     cost = tokens = price_array = None
     price_dates: tuple[str, ...] = ()
-    has_tokens = {"input_tokens", "output_tokens"} <= set(table.columns) and bool(
-        table[["input_tokens", "output_tokens"]].notna().any().all()
-    )
+    has_tokens = is_logged("input_tokens") and is_logged("output_tokens")
     if prices is not None:
         if not has_tokens:
             raise RouterError(
@@ -204,7 +223,7 @@ def build_matrix(
         price_dates = tuple(prices.prices[name].date for name in names)
         tokens = np.stack([dense("input_tokens"), dense("output_tokens")], axis=2)
         cost = np.einsum("nmt,mt->nm", tokens, price_array)
-    elif "cost_usd" in table and table["cost_usd"].notna().any():
+    elif is_logged("cost_usd"):
         _require_complete(table, ["cost_usd"], source)
         cost = dense("cost_usd")
     elif has_tokens:
@@ -213,15 +232,10 @@ def build_matrix(
             "give data.prices=FILE.yaml, or drop the token columns to judge quality alone."
         )
 
-    first_rows = ~table["query_id"].duplicated().to_numpy()
-    kept = [c for c in ("query_id", "prompt", "task", "split", "timestamp") if c in table]
-    queries = table.loc[first_rows, kept].reset_index(drop=True)
-    logged_groups = (
-        table.loc[first_rows, "group"].reset_index(drop=True) if "group" in table else None
-    )
+    if cost is not None:
+        _require_priced(cost, names, source)
+    queries, logged_groups = _per_query(table)
     queries["group"] = group_queries(queries["prompt"], logged_groups)
-    if "task" in queries:
-        queries["task"] = queries["task"].fillna("(none)")
     return OutcomeMatrix(
         queries=queries,
         candidates=names,
@@ -231,10 +245,41 @@ def build_matrix(
         tokens=tokens,
         prices=price_array,
         price_dates=price_dates,
-        latency=dense("latency_s") if "latency_s" in table else None,
-        propensity=dense("propensity") if "propensity" in table else None,
+        latency=dense("latency_s") if is_logged("latency_s") else None,
+        propensity=dense("propensity") if is_logged("propensity") else None,
         fingerprint=fingerprint(table),
     )
+
+
+def _per_query(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series | None]:
+    """(one row per query with what is logged about it, its logged group or None).
+
+    A query is as old as its earliest outcome. Columns that hold nothing are left out.
+    """
+    by_query = table.groupby("query_id", sort=False)
+    logged = [name for name in PER_QUERY if name in table and table[name].notna().any()]
+    queries = by_query[logged].first().reset_index()
+    if "timestamp" in table and table["timestamp"].notna().any():
+        queries["timestamp"] = by_query["timestamp"].min().to_numpy()
+    if "task" in queries:
+        queries["task"] = queries["task"].fillna("(none)")
+    if "group" not in table or table["group"].isna().all():
+        return queries, None
+    return queries, by_query["group"].first().reset_index(drop=True)
+
+
+def _require_candidates(wanted: Sequence[str], known: Sequence[str], source: str) -> None:
+    if isinstance(wanted, str):
+        raise RouterError(f"data.candidates is {wanted!r}; give a list: data.candidates=[a,b].")
+    twice = sorted({name for name in wanted if list(wanted).count(name) > 1})
+    if twice:
+        raise RouterError(f"data.candidates names {listed(twice)} twice; name each once.")
+    absent = [name for name in wanted if name not in known]
+    if absent:
+        raise RouterError(
+            f"{source}: no outcome of {listed(absent)}; its models are {listed(known)}; "
+            "correct data.candidates."
+        )
 
 
 def _require_complete(table: pd.DataFrame, columns: list[str], source: str) -> None:
@@ -242,38 +287,20 @@ def _require_complete(table: pd.DataFrame, columns: list[str], source: str) -> N
     missing = table[columns].isna().any(axis=1)
     if missing.any():
         models = sorted(table.loc[missing, "model"].unique())
+        column = next(name for name in columns if table[name].isna().any())
+        rows = table.index[table[column].isna()]
         raise RouterError(
-            f"{source}: {int(missing.sum())} rows of {', '.join(map(repr, models[:5]))} have no "
-            f"{' or '.join(columns)}; log them for every row, or leave these models out with "
-            "data.candidates."
+            f"{source}: row {rows[0] + 1}, column '{column}' is missing; "
+            f"{missing.sum():,} row{'' if missing.sum() == 1 else 's'} of {listed(models, most=5)} "
+            "concerned; log it for every row, or leave these models out with data.candidates."
         )
 
 
-def group_queries(prompts: pd.Series, logged_groups: pd.Series | None) -> np.ndarray:
-    """(n,) integers: equal where prompts are identical or the logged group is the same."""
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    n = len(prompts)
-    same_prompt, _ = pd.factorize(prompts.str.strip())
-    if logged_groups is None or logged_groups.isna().all():
-        return same_prompt
-    same_group, unique_groups = pd.factorize(logged_groups)
-    known = np.flatnonzero(same_group >= 0)
-    nodes = n + same_prompt.max() + 1 + len(unique_groups)
-    rows = np.concatenate([np.arange(n), known])
-    columns = np.concatenate([n + same_prompt, n + same_prompt.max() + 1 + same_group[known]])
-    links = coo_array((np.ones(len(rows)), (rows, columns)), shape=(nodes, nodes))
-    _, component = connected_components(links, directed=False)
-    groups, _ = pd.factorize(component[:n])
-    return groups
-
-
-def fingerprint(table: pd.DataFrame) -> str:
-    """SHA-256 of the outcomes, whatever the order of rows and columns."""
-    columns = sorted(column for column in table.columns if column != "response")
-    ordered = table.sort_values(["query_id", "model"])[columns].reset_index(drop=True)
-    row_hashes = pd.util.hash_pandas_object(ordered, index=False)
-    digest = hashlib.sha256(",".join(columns).encode())
-    digest.update(row_hashes.to_numpy().tobytes())
-    return digest.hexdigest()
+def _require_priced(cost: np.ndarray, names: Sequence[str], source: str) -> None:
+    """A log that writes 0 for "unknown" would make its dearest model the cheapest."""
+    free = [name for name, costs in zip(names, cost.T, strict=True) if not np.nansum(costs) > 0]
+    if free:
+        raise RouterError(
+            f"{source}: every answer of {listed(free, most=5)} costs 0 USD; no candidate is free, "
+            "so give its price, however small, or leave it out with data.candidates."
+        )

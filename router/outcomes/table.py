@@ -10,48 +10,15 @@ from typing import Literal
 import pandas as pd
 
 from router.errors import RouterError
+from router.outcomes.columns import rename_columns, require_columns
+from router.outcomes.faults import listed
+from router.outcomes.files import read_table
 from router.outcomes.matrix import OutcomeMatrix, build_matrix
 from router.outcomes.prices import PriceTable
-from router.outcomes.schema import (
-    find_faults,
-    normalise_types,
-    rename_columns,
-    require_columns,
-)
+from router.outcomes.schema import find_faults
+from router.outcomes.values import read_cells
 
 log = logging.getLogger(__name__)
-
-READERS = {
-    ".parquet": lambda path: pd.read_parquet(path),
-    ".csv": lambda path: pd.read_csv(path, dtype={"query_id": str, "prompt": str}, na_values=[""]),
-    ".jsonl": lambda path: pd.read_json(path, lines=True, dtype=False, convert_dates=False),
-}
-
-
-def read_table(path: str | Path) -> pd.DataFrame:
-    """The file as a frame, unchecked.
-
-    Raises RouterError where the file is missing, empty, of an unknown kind or unreadable.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise RouterError(f"{path}: no such file; give data.path=FILE.")
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise RouterError(f"{path}: unknown kind of file; known are {', '.join(READERS)}.")
-    if path.stat().st_size == 0:
-        raise RouterError(f"{path}: the file is empty; it needs one row per outcome.")
-    try:
-        frame = reader(path)
-    except pd.errors.EmptyDataError:
-        raise RouterError(f"{path}: the file is empty; it needs one row per outcome.") from None
-    except (ValueError, OSError, UnicodeDecodeError) as error:
-        kind = path.suffix.lower().removeprefix(".")
-        reason = " ".join(str(error).split())[:200]
-        raise RouterError(f"{path}: cannot be read as {kind}: {reason}.") from None
-    if frame.empty:
-        raise RouterError(f"{path}: the file has no rows; it needs one row per outcome.")
-    return frame
 
 
 def check_table(
@@ -60,13 +27,16 @@ def check_table(
     columns: Mapping[str, str] | None = None,
     faults: Literal["error", "drop"] = "error",
 ) -> pd.DataFrame:
-    """The checked table. With faults="drop", faulty rows are left out and counted in the log.
+    """The checked table; its index is the row in the file, from 0.
+
+    columns: our column name -> the file's, where they differ.
+    faults: with "drop", faulty rows are left out and counted in the log.
 
     Raises RouterError that lists every fault, a sentence each.
     """
     frame = rename_columns(frame, columns, source)
-    require_columns(map(str, frame.columns), source)
-    frame, found = normalise_types(frame)
+    require_columns(frame.columns, source)
+    frame, found = read_cells(frame)
     found = found + find_faults(frame)
     if not found:
         return frame
@@ -76,10 +46,12 @@ def check_table(
             f"{sentences}\nCorrect the rows, or leave them out with data.faults=drop."
         )
     bad_rows = sorted({row for fault in found for row in fault.rows})
-    log.warning("%s\n%d of %d rows left out.", sentences, len(bad_rows), len(frame))
-    left = frame.drop(index=bad_rows).reset_index(drop=True)
+    left = frame.drop(index=bad_rows)
     if left.empty:
-        raise RouterError(f"{source}: no row is left once the faulty ones are dropped.")
+        raise RouterError(f"{sentences}\nNo row is left once the faulty ones are dropped.")
+    lost = sorted(set(frame["model"].dropna()) - set(left["model"]))
+    of_lost = f", and with them every row of {listed(lost)}" if lost else ""
+    log.warning("%s\n%d of %d rows left out%s.", sentences, len(bad_rows), len(frame), of_lost)
     return left
 
 

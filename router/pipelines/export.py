@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from omegaconf import DictConfig
 from router.artifact.export import copy_artifact
 from router.artifact.manifest import read_manifest
 from router.errors import RouterError
+from router.evaluation.baselines import Baselines, Lookup
 from router.outcomes.matrix import OutcomeMatrix
 from router.pipelines.console import console
 from router.pipelines.parts import build
@@ -25,31 +27,38 @@ def export(config: DictConfig) -> None:
     predictions where one is given. No model is refitted."""
     for key in ("run", "out"):
         if config[key] is None:
-            raise RouterError(f"router export needs {key}=FOLDER.")
-    run, out = Path(config.run), Path(config.out)
+            raise RouterError(f"A {key} folder is needed: give {key}=FOLDER.")
+    run, out = Path(str(config.run)), Path(str(config.out))
     if not (run / "artifact").is_dir() or not (run / "validation.parquet").is_file():
         raise RouterError(f"{run}: no finished run with an artifact here; give run=FOLDER.")
     manifest = read_manifest(run / "artifact")
+    policy: Policy = policy_from_dict(manifest["policy"])
     prediction, outcomes = read_validation(
         run / "validation.parquet", tuple(manifest["candidates"])
     )
-    policy: Policy = (
-        policy_from_dict(manifest["policy"])
-        if config.policy is None
-        else build(config.policy, "policy").tune(prediction, outcomes)
-    )
+    # Hydra leaves a group that is null in the defaults list out of the configuration.
+    baselines = Baselines.from_dict(manifest["baselines"])
+    if config.get("policy") is not None:
+        policy = build(config.policy, "policy").tune(prediction, outcomes)
+        baselines = retuned(baselines, policy, outcomes)
     expected = _expected(policy, prediction, outcomes)
-    with run_folder(out) as folder:
-        copy_artifact(run / "artifact", folder, policy, expected)
+    with run_folder(out, option="out") as folder:
+        copy_artifact(run / "artifact", folder, policy, baselines.to_dict(), expected)
     console.print(f"Policy     {policy}", markup=False)
     cost = "" if expected["cost"] is None else f", ${1000 * expected['cost']:.4f} per 1,000 queries"
     console.print(f"Expected   quality {expected['quality']:.4f}{cost} (on validation)")
-    console.print(f"Artifact   {shown(out)}; judge it with router evaluate artifact={shown(out)}")
+    console.print(
+        f"Artifact   {shown(out)}; judge it with router evaluate artifact={shown(out)}",
+        markup=False,
+    )
 
 
 def read_validation(path: Path, candidates: tuple[str, ...]) -> tuple[Prediction, OutcomeMatrix]:
     """What `router train` wrote to validation.parquet."""
-    table = pd.read_parquet(path)
+    try:
+        table = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise RouterError(f"{path}: cannot be read ({error}); train again.") from None
 
     def matrix(kind: str) -> np.ndarray | None:
         columns = [f"{kind}:{name}" for name in candidates]
@@ -58,14 +67,33 @@ def read_validation(path: Path, candidates: tuple[str, ...]) -> tuple[Prediction
     quality, se, scores = matrix("quality"), matrix("quality_se"), matrix("observed_score")
     if quality is None or se is None or scores is None:
         raise RouterError(f"{path}: other candidates than the artifact's; train again.")
+    # The lookup baselines read a prompt's length and nothing else of it.
+    queries = table[[name for name in ("query_id", "task") if name in table]].assign(
+        prompt=["." * length for length in table["characters"]]
+    )
     outcomes = OutcomeMatrix(
-        queries=table[["query_id"]],
+        queries=queries,
         candidates=candidates,
         scores=scores,
         observed=~np.isnan(scores),
         cost=matrix("observed_cost"),
     )
     return Prediction(candidates, quality, se, matrix("cost")), outcomes
+
+
+def retuned(baselines: Baselines, policy: Policy, validation: OutcomeMatrix) -> Baselines:
+    """The lookup baselines at the new policy's budget: what a router is judged against must be
+    free to spend as much. One that cannot spend as little spends as little as it can."""
+
+    def tuned(lookup: Lookup) -> Lookup:
+        prediction = lookup.predict(validation)
+        try:
+            return replace(lookup, policy=policy.tune(prediction, validation))
+        except RouterError:
+            return replace(lookup, policy=policy.path(prediction)[-1])
+
+    lookups = {name: tuned(lookup) for name, lookup in baselines.lookups.items()}
+    return replace(baselines, lookups=lookups)
 
 
 def _expected(policy: Policy, prediction: Prediction, outcomes: OutcomeMatrix) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,8 @@ from hydra.core.hydra_config import HydraConfig
 from router.errors import RouterError
 from router.staging import staged_folder
 
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+
 
 def output_folder() -> Path:
     """The folder that Hydra gave this run."""
@@ -20,33 +24,52 @@ def output_folder() -> Path:
 
 
 @contextmanager
-def run_folder(target: Path) -> Iterator[Path]:
+def run_folder(target: Path, option: str = "hydra.run.dir") -> Iterator[Path]:
     """A folder to fill, which becomes `target` when the block ends well. After an error or Ctrl-C
-    neither is left behind."""
-    if target.exists() and any(target.iterdir()):
-        raise RouterError(f"{target}: not empty; give a new folder with hydra.run.dir=FOLDER.")
-    try:
-        with staged_folder(target) as staged:
+    neither is left behind.
+
+    option: the override that names the target, for the remedy in an error.
+    Raises RouterError where the target holds something already or cannot be written.
+    """
+    remedy = f"give a new folder with {option}=FOLDER."
+    if target.is_dir() and any(target.iterdir()):
+        raise RouterError(f"{shown(target)}: not empty; {remedy}")
+    if target.exists() and not target.is_dir():
+        raise RouterError(f"{shown(target)}: not a folder; {remedy}")
+    with contextlib.ExitStack() as stack:
+        try:
+            staged = stack.enter_context(staged_folder(target))
+        except OSError as error:
+            raise _cannot_be_written(target, error, remedy) from None
+        try:
             yield staged
-    except BaseException as error:
-        # Hydra made the empty folder before the run began.
-        with contextlib.suppress(OSError):
-            target.rmdir()
-        if isinstance(error, PermissionError):
-            raise RouterError(
-                f"{target}: cannot be written ({error.strerror}); "
-                "give a folder that you may write with hydra.run.dir=FOLDER."
-            ) from None
-        raise
+        except OSError as error:
+            if error.errno in NOT_WRITABLE:
+                raise _cannot_be_written(target, error, remedy) from None
+            raise
+
+
+def _cannot_be_written(target: Path, error: OSError, remedy: str) -> RouterError:
+    return RouterError(f"{shown(target)}: cannot be written ({error.strerror}); {remedy}")
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Hydra makes the run's folder before the run begins; where nothing came of it, it goes."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def point_to_latest(link: str | None, target: Path) -> None:
-    """Make `link` a symbolic link to the newest run, where the file system has links."""
+    """Make `link` a symbolic link to the newest run, where the file system has links. Two runs
+    that end at once leave the link of one of them, whole."""
     if link is None:
         return
     path = Path(link)
-    aside = path.with_name(f".{path.name}-{os.getpid()}")
-    with contextlib.suppress(OSError):
+    with (
+        contextlib.suppress(OSError),
+        tempfile.TemporaryDirectory(prefix=".latest-", dir=path.parent) as scratch,
+    ):
+        aside = Path(scratch) / "link"
         aside.symlink_to(os.path.relpath(target, path.parent))
         os.replace(aside, path)
 

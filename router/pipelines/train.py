@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
@@ -31,9 +32,60 @@ from router.pipelines.console import (
 )
 from router.pipelines.parts import build
 from router.pipelines.run_folder import output_folder, point_to_latest, run_folder, shown
+from router.pipelines.values import share, text_or_null, texts, whole_number
 from router.policies import Policy
 from router.prediction import Prediction
-from router.tracking.tracker import FinishedRun
+from router.tracking.tracker import FinishedRun, Tracker
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything that the configuration names, built before the first second of work."""
+
+    data: Any
+    split: Callable[[OutcomeMatrix], Split]
+    encoder: Encoder
+    head: Head
+    policy: Policy
+    tracker: Tracker
+
+    @classmethod
+    def of(cls, config: DictConfig) -> Parts:
+        """Raises RouterError for the first value that does not fit."""
+        return cls(
+            data=build(config.data, "data"),
+            split=build(config.split, "split"),
+            encoder=build(config.encoder, "encoder"),
+            head=Head(build(config.estimator, "estimator"), build(config.cost, "cost")),
+            policy=build(config.policy, "policy"),
+            tracker=build(config.tracking, "tracking"),
+        )
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The run's own values, beside those of its parts."""
+
+    folds: int
+    random_state: int
+    resamples: int
+    margin: float
+    examples: list[str]
+    latest: str | None
+    name: str | None
+
+    @classmethod
+    def of(cls, config: DictConfig) -> Settings:
+        """Raises RouterError for the first value that does not fit."""
+        return cls(
+            folds=whole_number(config, "validation.folds", least=2),
+            random_state=whole_number(config, "validation.random_state", least=0),
+            resamples=whole_number(config, "evaluation.resamples", least=2),
+            margin=share(config, "evaluation.margin"),
+            examples=texts(config, "examples"),
+            latest=text_or_null(config, "latest"),
+            name=text_or_null(config, "name"),
+        )
 
 
 @dataclass(frozen=True)
@@ -51,36 +103,37 @@ def train(config: DictConfig) -> float:
     """One training run; returns the figure that a sweep maximises: the frontier's AIQ on the test
     side, or the mean quality where the log has no costs."""
     started = time.monotonic()
-    data = build(config.data, "data")
-    encoder: Encoder = build(config.encoder, "encoder")
-    tracker = build(config.tracking, "tracking")
-    outcomes: OutcomeMatrix = data.load()
-    print_outcomes(data.name, outcomes)
-    split: Split = build(config.split, "split")(outcomes)
+    settings, parts = Settings.of(config), Parts.of(config)
+    parts.tracker.prepare()
+    outcomes: OutcomeMatrix = parts.data.load()
+    print_outcomes(parts.data.name, outcomes)
+    split = parts.split(outcomes)
     with run_folder(output_folder()) as folder:
-        trained = fit(config, encoder, outcomes, split)
+        trained = fit(parts, settings, outcomes, split)
         test = outcomes.take(split.test)
+        data = {
+            "name": parts.data.name,
+            "sha256": outcomes.fingerprint,
+            "train_queries": len(split.train),
+            "test_queries": len(split.test),
+            "test_sha256": query_hash(test),
+        }
         router = None
         if config.export:
             with console.status("Exporting"):
-                router = _export(folder / "artifact", encoder, trained, data.name, outcomes, split)
-        prediction, parity = _predict_test(encoder, trained, router, test)
+                router = _export(folder / "artifact", parts.encoder, trained, outcomes, data)
+        prediction, parity = _predict_test(parts.encoder, trained, router, test)
         with console.status("Judging"):
             evaluation = evaluate(
                 test,
                 prediction,
                 trained.policy,
                 trained.baselines,
-                config.evaluation.resamples,
-                config.evaluation.margin,
+                settings.resamples,
+                settings.margin,
             )
         metrics = {
-            "data": {
-                "name": data.name,
-                "sha256": outcomes.fingerprint,
-                "train_queries": len(split.train),
-                "test_queries": len(split.test),
-            },
+            "data": data,
             **evaluation.metrics,
             "policy": trained.policy.to_dict(),
             "parity": parity,
@@ -95,39 +148,45 @@ def train(config: DictConfig) -> float:
                 metrics=headline(evaluation.metrics),
                 verdict=evaluation.verdict.to_dict(),
             )
-    return _report(config, tracker, output_folder(), metrics, evaluation)
+    print_comparison(metrics)
+    _show(output_folder(), settings, exported=router is not None)
+    _record(parts.tracker, output_folder(), settings, config, metrics, evaluation)
+    figures = metrics["router"]
+    return float(figures["aiq"]["value"] if "aiq" in figures else figures["quality"]["value"])
 
 
-def fit(config: DictConfig, encoder: Encoder, outcomes: OutcomeMatrix, split: Split) -> Trained:
+def fit(parts: Parts, settings: Settings, outcomes: OutcomeMatrix, split: Split) -> Trained:
     """Fit the head on the train side and tune the policy on validation.
 
     Without a validation side the policy is tuned on out-of-fold predictions of the train side.
     """
-    head = Head(build(config.estimator, "estimator"), build(config.cost, "cost"))
+    head, encoder = parts.head, parts.encoder
     train_side = outcomes.take(split.train)
     vectors = encode_cached(encoder, train_side.prompts, "Embedding train prompts")
     if split.validation is None:
         validation = train_side
-        predicted = cross_predict(
-            head, vectors, train_side, config.validation.folds, config.validation.random_state
-        )
+        predicted = cross_predict(head, vectors, train_side, settings.folds, settings.random_state)
         fitted = head.fit(vectors, train_side)
     else:
         validation = outcomes.take(split.validation)
         fitted = head.fit(vectors, train_side)
         held_out = encode_cached(encoder, validation.prompts, "Embedding validation prompts")
         predicted = fitted.predict(held_out)
-    policy: Policy = build(config.policy, "policy").tune(predicted, validation)
+    policy = parts.policy.tune(predicted, validation)
     return Trained(fitted, policy, Baselines.fit(train_side, policy), validation, predicted)
 
 
+def query_hash(outcomes: OutcomeMatrix) -> str:
+    """SHA-256 of the queries' prompts, whatever their order: tells one test side from another."""
+    digests = sorted(
+        hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).digest()
+        for prompt in outcomes.prompts
+    )
+    return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
 def _export(
-    folder: Path,
-    encoder: Any,
-    trained: Trained,
-    name: str,
-    outcomes: OutcomeMatrix,
-    split: Split,
+    folder: Path, encoder: Any, trained: Trained, outcomes: OutcomeMatrix, data: dict[str, Any]
 ) -> Router:
     folder.mkdir()
     prices = None
@@ -138,16 +197,7 @@ def _export(
                 outcomes.candidates, outcomes.prices.tolist(), outcomes.price_dates, strict=True
             )
         }
-    description = Description(
-        prices=prices,
-        data={
-            "name": name,
-            "sha256": outcomes.fingerprint,
-            "train_queries": len(split.train),
-            "test_queries": len(split.test),
-        },
-        baselines=trained.baselines.to_dict(),
-    )
+    description = Description(prices=prices, data=data, baselines=trained.baselines.to_dict())
     return write_artifact(
         folder, encoder, trained.head, trained.policy, outcomes.candidates, description
     )
@@ -196,15 +246,23 @@ def _finite(value: Any) -> Any:
     """JSON knows neither infinity nor NaN: null says that a figure does not exist."""
     if isinstance(value, dict):
         return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
 
 
 def write_validation(path: Path, trained: Trained) -> None:
-    """Validation predictions and outcomes, on which `router export` tunes other policies."""
+    """Validation predictions and outcomes, on which `router export` tunes other policies. Of the
+    prompts it holds the length alone: a run's folder may travel further than the log."""
     validation, prediction = trained.validation, trained.validation_prediction
-    columns: dict[str, np.ndarray] = {"query_id": validation.queries["query_id"].to_numpy()}
+    columns: dict[str, Any] = {
+        "query_id": validation.queries["query_id"].to_numpy(),
+        "characters": [len(prompt) for prompt in validation.prompts],
+    }
+    if validation.tasks is not None:
+        columns["task"] = validation.tasks
     for j, name in enumerate(validation.candidates):
         columns[f"quality:{name}"] = prediction.quality[:, j]
         columns[f"quality_se:{name}"] = prediction.quality_se[:, j]
@@ -215,16 +273,26 @@ def write_validation(path: Path, trained: Trained) -> None:
     pd.DataFrame(columns).to_parquet(path, index=False)
 
 
-def _report(
-    config: DictConfig,
-    tracker: Any,
+def _show(folder: Path, settings: Settings, exported: bool) -> None:
+    """Where the run's files are, and what its artifact says to the example prompts."""
+    if exported and settings.examples:
+        print_examples(Router(folder / "artifact", verify=False), settings.examples)
+    point_to_latest(settings.latest, folder)
+    console.print(f"Picture    {shown(folder) / 'frontier.png'}", markup=False)
+    if exported:
+        console.print(f"Artifact   {shown(folder) / 'artifact'}", markup=False)
+
+
+def _record(
+    tracker: Tracker,
     folder: Path,
+    settings: Settings,
+    config: DictConfig,
     metrics: dict[str, Any],
     evaluation: Evaluation,
-) -> float:
-    print_comparison(metrics)
+) -> None:
     run = FinishedRun(
-        name=config.name or f"{metrics['data']['name']} {folder.name}",
+        name=settings.name or f"{metrics['data']['name']} {folder.name}",
         folder=folder,
         config=cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)),
         metrics=metrics,
@@ -236,13 +304,5 @@ def _report(
     )
     with console.status("Recording"):
         hint = tracker.record(run)
-    if config.export and config.examples:
-        print_examples(Router(folder / "artifact"), config.examples)
-    point_to_latest(config.latest, folder)
-    console.print(f"Picture    {shown(folder) / 'frontier.png'}")
-    if config.export:
-        console.print(f"Artifact   {shown(folder) / 'artifact'}")
     if hint:
-        console.print(f"MLflow     {hint}")
-    router = metrics["router"]
-    return float(router["aiq"]["value"] if "aiq" in router else router["quality"]["value"])
+        console.print(f"MLflow     {hint}", markup=False)

@@ -7,14 +7,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from router.errors import RouterError
-from router.policies.base import TIE, Policy, cheapest_best, one_hot, require_cost, spread
+from router.policies.base import (
+    TIE,
+    Policy,
+    best_of_cheapest,
+    cheapest_best,
+    one_hot,
+    require_cost,
+    spread,
+)
 from router.prediction import Prediction
 
 
 @dataclass(frozen=True)
 class CheapestAdequate(Policy):
     """The cheapest candidate whose predicted quality reaches least_quality; where none does, the
-    best one (FORC, arXiv 2308.11601, section 4).
+    best one (FORC's thresholding, arXiv 2308.06077).
 
     least_quality: predicted score that counts as good enough, in [0, 1].
     """
@@ -30,7 +38,7 @@ class CheapestAdequate(Policy):
     def probabilities(self, prediction: Prediction) -> np.ndarray:
         cost = require_cost(prediction, "cheapest_adequate")
         adequate = prediction.quality >= self.least_quality - TIE
-        cheapest = np.where(adequate, cost, np.inf).argmin(axis=1)
+        cheapest = best_of_cheapest(prediction.quality, np.where(adequate, cost, np.inf))
         best = cheapest_best(prediction.quality, cost)
         chosen = np.where(adequate.any(axis=1), cheapest, best)
         return one_hot(chosen, len(prediction.candidates))

@@ -63,15 +63,16 @@ def policy_from_dict(content: dict[str, Any]) -> Policy:
     kind = getattr(room, str(name), None)
     if not (isinstance(kind, type) and issubclass(kind, Policy) and kind is not Policy):
         raise RouterError(f"Policy {name!r} is unknown to this version; update query-router.")
-    known = {field.name for field in dataclasses.fields(kind)}
-    if set(parameters) - known:
-        extra = ", ".join(sorted(set(parameters) - known))
+    known = {field.name: str(field.type) for field in dataclasses.fields(kind)}
+    if set(parameters) - set(known):
+        extra = ", ".join(sorted(set(parameters) - set(known)))
         raise RouterError(f"Policy {name} has no parameter {extra}; update query-router.")
-    return kind(**{key: _from_json(value) for key, value in parameters.items()})
+    return kind(**{key: _from_json(value, known[key]) for key, value in parameters.items()})
 
 
-def _from_json(value: Any) -> Any:
-    if value in ("inf", "-inf"):
+def _from_json(value: Any, kind: str) -> Any:
+    # A candidate may be called "inf": only numbers are read so.
+    if value in ("inf", "-inf") and "float" in kind:
         return float(value)
     return tuple(value) if isinstance(value, list) else value
 
@@ -86,12 +87,48 @@ def require_cost(prediction: Prediction, policy: str) -> np.ndarray:
     return prediction.cost
 
 
-def cheapest_best(utility: np.ndarray, cost: np.ndarray | None) -> np.ndarray:
-    """(n,) candidate of greatest utility; among ties the cheapest, then the first."""
-    tied = utility >= utility.max(axis=1, keepdims=True) - TIE
+def filled(prediction: Prediction, outcomes: OutcomeMatrix) -> tuple[np.ndarray, np.ndarray | None]:
+    """(n, m) scores and costs; where the log did not see an outcome, the prediction stands in."""
+    scores = np.where(outcomes.observed, outcomes.scores, prediction.quality)
+    if prediction.cost is None or outcomes.cost is None:
+        return scores, None
+    return scores, np.where(outcomes.observed, outcomes.cost, prediction.cost)
+
+
+def cheapest_best(
+    utility: np.ndarray, cost: np.ndarray | None, tolerance: float | np.ndarray = TIE
+) -> np.ndarray:
+    """(n,) candidate of greatest utility; among ties the cheapest, then the first.
+
+    utility, cost: (n, m). tolerance: a number, or (n, 1)."""
+    tied = utility >= utility.max(axis=1, keepdims=True) - tolerance
     if cost is None:
         return tied.argmax(axis=1)
     return np.where(tied, cost, np.inf).argmin(axis=1)
+
+
+def best_of_cheapest(quality: np.ndarray, cost: np.ndarray) -> np.ndarray:
+    """(n,) cheapest candidate; among equal costs the best, then the first."""
+    least = cost.min(axis=1, keepdims=True)
+    return np.where(cost <= least, quality, -np.inf).argmax(axis=1)
+
+
+def reason_of_best(
+    prediction: Prediction, chosen: int, allowed: np.ndarray | None = None
+) -> str | None:
+    """How the single query's candidate comes to have the best predicted quality (of the allowed
+    ones, (m,)); None where it does not have it."""
+    quality = prediction.quality[0]
+    level = quality if allowed is None else np.where(allowed, quality, -np.inf)
+    tied = np.flatnonzero(level >= level.max() - TIE).tolist()
+    if chosen not in tied:
+        return None
+    others = ", ".join(prediction.candidates[j] for j in tied if j != chosen)
+    if not others:
+        return f"best predicted quality ({quality[chosen]:.3f})"
+    rule = "first" if prediction.cost is None else "cheapest"
+    shared = f"shares the best predicted quality ({quality[chosen]:.3f}) with {others}"
+    return f"{shared}; the {rule} of them answers"
 
 
 def one_hot(chosen: np.ndarray, m: int) -> np.ndarray:
@@ -100,9 +137,10 @@ def one_hot(chosen: np.ndarray, m: int) -> np.ndarray:
 
 
 def draw(probabilities: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-    """(n,) candidate drawn from each row by inverse transform of the row's uniform number."""
-    cumulative = probabilities.cumsum(axis=1)
-    beyond = uniforms[:, None] >= cumulative * (1 - 1e-12)
+    """(n,) candidate drawn from each row by inverse transform of the row's uniform number in
+    [0, 1); never one of probability zero."""
+    beyond = uniforms[:, None] >= probabilities.cumsum(axis=1)
+    # The sum of a row may round to less than a uniform number close to 1.
     last = probabilities.shape[1] - 1 - (probabilities[:, ::-1] > 0).argmax(axis=1)
     return np.minimum(beyond.sum(axis=1), last)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from router.errors import RouterError
-from router.policies.base import Policy
+from router.policies.base import Policy, filled
 from router.policies.utility import Utility, cost_weights
 from router.prediction import Prediction
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from router.outcomes.matrix import OutcomeMatrix
 
 BISECTIONS = 100
+MARGINS = (1e-2, 1e-3, 1e-4, 1e-5)
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -43,19 +45,20 @@ class Budget(Policy):
             raise RouterError(f"policy.budget is {self.budget}; give USD per query above 0.")
 
     def tune(self, prediction: Prediction, outcomes: OutcomeMatrix) -> Self:
-        if prediction.cost is None or outcomes.cost is None:
+        scores, cost = filled(prediction, outcomes)
+        if cost is None:
             if self.budget is not None:
                 raise RouterError(
                     f"policy.budget=${self.budget:g} cannot be kept: the log has no costs; "
                     "log cost_usd, or tokens with data.prices."
                 )
-            return dataclasses.replace(self, dear_weight=0.0, cheap_weight=0.0, dear_share=1.0)
-        # Where the log did not see an outcome, the prediction stands in for it.
-        cost = np.where(outcomes.observed, outcomes.cost, prediction.cost)
-        scores = np.where(outcomes.observed, outcomes.scores, prediction.quality)
+            return self._of_one_plan(0.0)
         if self.budget is None:
             return self._tune_to_one_standard_error(prediction, scores, cost)
         return self._tune_to_budget(prediction, cost, self.budget)
+
+    def _of_one_plan(self, weight: float) -> Self:
+        return dataclasses.replace(self, dear_weight=weight, cheap_weight=weight, dear_share=1.0)
 
     def _tune_to_budget(self, prediction: Prediction, cost: np.ndarray, budget: float) -> Self:
         rows = np.arange(len(prediction))
@@ -64,30 +67,29 @@ class Budget(Policy):
             return float(cost[rows, Utility(weight).choose(prediction)].mean())
 
         if spent(0.0) <= budget:
-            return dataclasses.replace(self, dear_weight=0.0, cheap_weight=0.0, dear_share=1.0)
+            return self._of_one_plan(0.0)
         least = spent(float("inf"))
         if least > budget:
             raise RouterError(
                 f"policy.budget=${budget:g} per query is below ${least:.3g}, "
                 "the mean cost of always asking the cheapest candidate; raise it."
             )
-        finite = [weight for weight in cost_weights(prediction) if 0 < weight < float("inf")]
-        dear, cheap = 0.0, float("inf")
-        low, high = min(finite, default=1.0) / 2, max(finite, default=1.0) * 2
-        for weight in (low, high):
-            if spent(weight) > budget:
-                dear = weight
-            else:
-                cheap = min(cheap, weight)
-        low, high = max(dear, low), min(cheap, high)
+        # Logged costs need not fall with the weight, as predicted ones do. So the search keeps two
+        # weights of which the first spends more than the budget and the second does not.
+        finite = cost_weights(prediction)[1:-1]
+        steps = [0.0, min(finite, default=1.0) / 2, max(finite, default=1.0) * 2, float("inf")]
+        first_within = next(i for i, weight in enumerate(steps) if spent(weight) <= budget)
+        dear, cheap = steps[first_within - 1 : first_within + 1]
         for _ in range(BISECTIONS):
-            middle = float(np.sqrt(low * high))
-            if not low < middle < high:
-                break
+            middle = float(np.sqrt(dear) * np.sqrt(cheap))
+            if not dear < middle < cheap:
+                break  # neighbours, or a step at an end, where no choice changes in between
             if spent(middle) > budget:
-                dear = low = middle
+                dear = middle
             else:
-                cheap = high = middle
+                cheap = middle
+        dear = _off_the_switch(prediction, dear, -1)
+        cheap = _off_the_switch(prediction, cheap, +1)
         above, below = spent(dear), spent(cheap)
         return dataclasses.replace(
             self,
@@ -104,19 +106,15 @@ class Budget(Policy):
         chosen = [Utility(weight).choose(prediction) for weight in weights]
         value = np.array([scores[rows, choice] for choice in chosen])
         spent = np.array([cost[rows, choice].mean() for choice in chosen])
-        affordable = spent <= cost[:, scores.mean(axis=0).argmax()].mean()
+        most = cost[:, scores.mean(axis=0).argmax()].mean() * (1 + ROUNDING)
+        affordable = spent <= max(most, spent.min())
         best = int(np.where(affordable, value.mean(axis=1), -np.inf).argmax())
         loss = value[best] - value
         error = loss.std(axis=1, ddof=1) / np.sqrt(len(rows))
         good = affordable & (loss.mean(axis=1) <= error)
-        weight = weights[int(np.where(good, spent, np.inf).argmin())]
-        return dataclasses.replace(
-            self,
-            budget=float(spent[weights.index(weight)]),
-            dear_weight=weight,
-            cheap_weight=weight,
-            dear_share=1.0,
-        )
+        plan = int(np.where(good, spent, np.inf).argmin())
+        weight = _off_the_switch(prediction, weights[plan], +1)
+        return dataclasses.replace(self._of_one_plan(weight), budget=float(spent[plan]))
 
     def _plans(self) -> tuple[Utility, Utility]:
         if self.dear_weight is None or self.cheap_weight is None:
@@ -138,3 +136,14 @@ class Budget(Policy):
         plan = dear if dear.choose(prediction)[0] == chosen else cheap
         kept = "" if self.budget is None else f" (budget ${self.budget:.6f} per query)"
         return plan.reason(prediction, chosen) + kept
+
+
+def _off_the_switch(prediction: Prediction, weight: float, sign: int) -> float:
+    """A weight of the same choices some way off the one at which a query switches: rounding in the
+    artifact must not decide for the queries that are alike."""
+    chosen = Utility(weight).choose(prediction)
+    for margin in MARGINS:
+        moved = weight * (1 + sign * margin)
+        if (Utility(moved).choose(prediction) == chosen).all():
+            return moved
+    return weight

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from router.errors import RouterError
-from router.policies.base import Policy, one_hot, spread
+from router.policies.base import TIE, Policy, filled, one_hot, spread
 from router.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -18,13 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Threshold(Policy):
-    """The strong model where its predicted gain over the weak one reaches a threshold (RouteLLM,
-    arXiv 2406.18665, section 3).
+    """The strong model where its predicted gain over the weak one reaches a threshold, after
+    RouteLLM (arXiv 2406.18665), whose score is the strong model's predicted chance to win.
 
     strong, weak: candidates; by default the best on validation, and the cheapest other one (the
         worst one where the log has no costs).
     threshold: least predicted gain; None takes the one that sends strong_share of the validation
-        queries to the strong model. It bounds the share of strong calls, not dollars.
+        queries to the strong model (queries of equal gain stay together). It sets the share of
+        strong calls, not dollars.
     strong_share: share of queries for the strong model, in [0, 1].
     cut: the tuned threshold.
     """
@@ -40,23 +42,28 @@ class Threshold(Policy):
             raise RouterError(
                 f"policy.strong_share is {self.strong_share}; give a share in [0, 1]."
             )
+        if self.threshold is not None and math.isnan(self.threshold):
+            raise RouterError("policy.threshold is not a number; give a least predicted gain.")
+        if self.strong is not None and self.strong == self.weak:
+            raise RouterError(f"policy.strong and policy.weak are both {self.strong!r}.")
 
     def tune(self, prediction: Prediction, outcomes: OutcomeMatrix) -> Self:
         names = prediction.candidates
-        strong = self.strong or names[int(outcomes.mean_scores().argmax())]
-        cost = outcomes.mean_costs()
-        rank = outcomes.mean_scores() if cost is None else cost
+        scores, cost = filled(prediction, outcomes)
+        value = scores.mean(axis=0)
+        rank = value if cost is None else cost.mean(axis=0)
+        others = [j for j in range(len(names)) if names[j] != self.weak]
+        strong = self.strong or names[max(others, key=lambda j: value[j])]
         others = [j for j in range(len(names)) if names[j] != strong]
         weak = self.weak or names[min(others, key=lambda j: rank[j])]
-        pair = dataclasses.replace(self, strong=strong, weak=weak, cut=self.threshold)
+        pair = dataclasses.replace(self, strong=strong, weak=weak)
+        gap = np.sort(pair.gap(prediction))[::-1]
         if self.threshold is not None:
-            return pair
-        gap = pair.gap(prediction)
-        # The k-th largest gap goes to the strong model, the next does not.
+            return dataclasses.replace(pair, cut=self.threshold)
+        # Halfway between the last query of the strong model and the first of the weak one.
+        ends = np.concatenate([[np.inf], gap, [-np.inf]])
         n_strong = round(self.strong_share * len(gap))
-        ordered = np.sort(gap)[::-1]
-        cut = float("inf") if n_strong == 0 else float(ordered[n_strong - 1])
-        return dataclasses.replace(pair, cut=cut)
+        return dataclasses.replace(pair, cut=float(ends[n_strong : n_strong + 2].mean()))
 
     def _columns(self, prediction: Prediction) -> tuple[int, int]:
         names = prediction.candidates
@@ -69,6 +76,8 @@ class Threshold(Policy):
 
     def gap(self, prediction: Prediction) -> np.ndarray:
         """(n,) predicted quality of the strong less that of the weak model."""
+        if self.strong is None or self.weak is None:
+            raise RouterError("This threshold policy was not tuned; call tune on validation data.")
         strong, weak = self._columns(prediction)
         return prediction.quality[:, strong] - prediction.quality[:, weak]
 
@@ -76,7 +85,7 @@ class Threshold(Policy):
         if self.cut is None:
             raise RouterError("This threshold policy was not tuned; call tune on validation data.")
         strong, weak = self._columns(prediction)
-        chosen = np.where(self.gap(prediction) >= self.cut, strong, weak)
+        chosen = np.where(self.gap(prediction) >= self.cut - TIE, strong, weak)
         return one_hot(chosen, len(prediction.candidates))
 
     def path(self, prediction: Prediction) -> list[Policy]:

@@ -8,9 +8,12 @@ import numpy as np
 
 from router.errors import RouterError
 from router.policies.base import (
+    TIE,
     Policy,
+    best_of_cheapest,
     cheapest_best,
     one_hot,
+    reason_of_best,
     require_cost,
     spread,
 )
@@ -21,7 +24,8 @@ from router.prediction import Prediction
 class Utility(Policy):
     """argmax of quality - cost_weight x cost; ties go to the cheaper candidate.
 
-    cost_weight: score that one US dollar is worth (lambda of the Lagrangian).
+    cost_weight: score that one US dollar is worth (lambda of the Lagrangian); infinite: cost alone,
+        and quality decides between equal costs.
     """
 
     cost_weight: float = 0.0
@@ -32,14 +36,16 @@ class Utility(Policy):
 
     def choose(self, prediction: Prediction) -> np.ndarray:
         """(n,) chosen candidate."""
+        quality = prediction.quality
         if self.cost_weight == 0:
-            return cheapest_best(prediction.quality, prediction.cost)
+            return cheapest_best(quality, prediction.cost)
         cost = require_cost(prediction, "utility")
         if np.isinf(self.cost_weight):
-            return cost.argmin(axis=1)
-        # Scaled by the weight, so that the tie tolerance means the same at every weight.
-        scale = max(1.0, self.cost_weight * float(np.median(cost)))
-        return cheapest_best((prediction.quality - self.cost_weight * cost) / scale, cost)
+            return best_of_cheapest(quality, cost)
+        # Rounding grows with the weighted cost. The tolerance depends on the query alone, not on
+        # the batch it comes in, and never falls with the weight: so the cost never rises with it.
+        tolerance = TIE * (1 + self.cost_weight * cost.min(axis=1, keepdims=True))
+        return cheapest_best(quality - self.cost_weight * cost, cost, tolerance)
 
     def probabilities(self, prediction: Prediction) -> np.ndarray:
         return one_hot(self.choose(prediction), len(prediction.candidates))
@@ -48,27 +54,45 @@ class Utility(Policy):
         return [Utility(weight) for weight in cost_weights(prediction)]
 
     def reason(self, prediction: Prediction, chosen: int) -> str:
-        quality = prediction.quality[0]
-        best = int(quality.argmax())
-        name = prediction.candidates[best]
-        if prediction.cost is None or best == chosen:
-            return f"best predicted quality ({quality[chosen]:.3f})"
-        gain = quality[best] - quality[chosen]
-        extra = prediction.cost[0, best] - prediction.cost[0, chosen]
+        if np.isinf(self.cost_weight):
+            return f"least predicted cost (${require_cost(prediction, 'utility')[0, chosen]:.6f})"
+        best_quality = reason_of_best(prediction, chosen)
+        if best_quality is not None:
+            return best_quality
+        cost = require_cost(prediction, "utility")[0]
+        best = int(cheapest_best(prediction.quality, prediction.cost)[0])
+        gain = prediction.quality[0, best] - prediction.quality[0, chosen]
         return (
-            f"{name} would add {gain:.3f} quality for ${extra:.6f} more, "
-            f"too little at {self.cost_weight:.4g} quality per dollar"
+            f"{prediction.candidates[best]} would add {gain:.3g} quality for "
+            f"${cost[best] - cost[chosen]:.6f} more, which does not pay at "
+            f"{self.cost_weight:.4g} quality per dollar"
         )
 
 
 def cost_weights(prediction: Prediction) -> list[float]:
-    """Weights at which choices change, from 0 (quality alone) to infinity (cost alone)."""
+    """About a hundred of the weights at which choices change, with the least and the greatest, from
+    0 (quality alone) to infinity (cost alone)."""
     if prediction.cost is None:
         return [0.0]
-    quality, cost = prediction.quality, prediction.cost
-    best = quality.argmax(axis=1)[:, None]
-    gain = np.take_along_axis(quality, best, axis=1) - quality
-    extra = np.take_along_axis(cost, best, axis=1) - cost
-    matters = (extra > 0) & (gain > 0)
-    switches = spread(np.log(gain[matters] / extra[matters]))
+    switches = spread(np.log(_switches(prediction.quality, prediction.cost)))
     return [0.0, *np.exp(switches).tolist(), float("inf")]
+
+
+def _switches(quality: np.ndarray, cost: np.ndarray) -> np.ndarray:
+    """(k,) every weight at which some query's choice moves on to a cheaper candidate.
+
+    As the weight grows, a query's choices run along the upper hull of its candidates' (cost,
+    quality) points; the weights are the slopes."""
+    rows = np.arange(len(quality))
+    chosen = cheapest_best(quality, cost)
+    switches = []
+    for _ in range(quality.shape[1] - 1):
+        saving = cost[rows, chosen][:, None] - cost
+        loss = quality[rows, chosen][:, None] - quality
+        slope = np.full(cost.shape, np.inf)
+        np.divide(loss, saving, out=slope, where=saving > 0)
+        least = slope.min(axis=1)
+        switches.append(least)
+        chosen = np.where(np.isfinite(least), slope.argmin(axis=1), chosen)
+    slopes = np.concatenate(switches)
+    return slopes[np.isfinite(slopes) & (slopes > 0)]

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
-from collections.abc import Mapping
-from contextlib import contextmanager
+import posixpath
+import shutil
+import sqlite3
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from router.errors import RouterError
 
 PARENT_RUN = "ROUTER_PARENT_RUN"
+SQLITE = "sqlite:///"
+LOCK_SECONDS = 120
+ANSWER_SECONDS = 5
+LONGEST_PARAMETER = 500
+INSTEAD = "or give tracking=none"
 
 
 @dataclass(frozen=True)
@@ -36,12 +48,18 @@ class FinishedRun:
 class Tracker(Protocol):
     """Where runs are recorded."""
 
+    def prepare(self) -> None:
+        """Raise RouterError where nothing could be recorded: asked before hours of training."""
+
     def record(self, run: FinishedRun) -> str | None:
         """Record a finished run; a hint on how to see it."""
 
 
 class NoTracking:
     """Runs live in their output folder alone (`tracking=none`)."""
+
+    def prepare(self) -> None:
+        return None
 
     def record(self, run: FinishedRun) -> str | None:
         return None
@@ -60,16 +78,27 @@ class MlflowTracking:
         self.artifacts = artifacts
         self.experiment = experiment
 
+    @property
+    def database(self) -> Path | None:
+        """The SQLite file, or None where the URI names something else."""
+        return Path(self.uri.removeprefix(SQLITE)) if self.uri.startswith(SQLITE) else None
+
+    def prepare(self) -> None:
+        """Looks without MLflow, which takes seconds to import and minutes to give up."""
+        if self.database is not None:
+            _require_writable(self.database.parent, "tracking.uri")
+            _require_writable(Path(self.artifacts), "tracking.artifacts")
+            _require_database(self.database)
+        elif self.uri.startswith(("http://", "https://")):
+            _require_answer(self.uri)
+
     def record(self, run: FinishedRun) -> str | None:
         import mlflow
 
-        with self._experiment():
-            parent = os.environ.get(PARENT_RUN)
-            with mlflow.start_run(
-                run_name=run.name, parent_run_id=parent, nested=parent is not None
-            ):
+        try:
+            with self._experiment(), _run(run.name):
                 mlflow.set_tags(dict(run.tags))
-                mlflow.log_params(_parameters(run.config))
+                mlflow.log_params(parameters(run.config))
                 mlflow.log_metrics(flatten(run.metrics))
                 frontier = run.folder / "frontier.csv"
                 if frontier.is_file():
@@ -77,13 +106,16 @@ class MlflowTracking:
 
                     mlflow.log_table(pd.read_csv(frontier), "frontier.json")
                 mlflow.log_artifacts(str(run.folder))
-        return f"mlflow ui --backend-store-uri {self.uri}"
+        except (mlflow.MlflowException, OSError, Timeout) as error:
+            raise RouterError(
+                f"The run is complete in {run.folder}, but MLflow at {self.uri} did not take it: "
+                f"{' '.join(str(error).split())[:300]}"
+            ) from error
+        return self._how_to_see()
 
     def start_parent(self, name: str) -> str:
         """The id of a run under which a sweep's runs are nested."""
-        import mlflow
-
-        with self._experiment(), mlflow.start_run(run_name=name) as started:
+        with self._experiment(), _run(name) as started:
             return str(started.info.run_id)
 
     @contextmanager
@@ -94,36 +126,114 @@ class MlflowTracking:
         for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
         mlflow.set_tracking_uri(self.uri)
-        folder = Path(self.artifacts).resolve()
-        with FileLock(folder.parent / f".{folder.name}.lock"):
+        location = None if self.database is None else Path(self.artifacts).resolve().as_uri()
+        with self._lock():
             client = mlflow.MlflowClient()
             if client.get_experiment_by_name(self.experiment) is None:
-                location = folder.as_uri() if self.uri.startswith("sqlite:") else None
                 client.create_experiment(self.experiment, artifact_location=location)
         mlflow.set_experiment(self.experiment)
         yield
 
+    def _lock(self) -> Any:
+        if self.database is None:
+            return nullcontext()
+        self.database.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(f"{self.database}.lock", timeout=LOCK_SECONDS)
+
+    def _how_to_see(self) -> str:
+        if self.uri.startswith(("http://", "https://")):
+            return self.uri
+        return f"{_command()} ui --backend-store-uri {self.uri}"
+
+
+@contextmanager
+def _run(name: str) -> Iterator[Any]:
+    """An MLflow run, below the sweep's parent run where there is one."""
+    import mlflow
+
+    parent = os.environ.get(PARENT_RUN)
+    with mlflow.start_run(
+        run_name=name, parent_run_id=parent, nested=parent is not None
+    ) as started:
+        yield started
+
+
+def _command() -> str:
+    """`mlflow` as the user can type it: the one beside this Python may not be on the path."""
+    beside = Path(sys.executable).with_name("mlflow")
+    found = shutil.which("mlflow")
+    if not beside.exists() or (found is not None and Path(found).resolve() == beside.resolve()):
+        return "mlflow"
+    here = Path.cwd()
+    return str(beside.relative_to(here) if beside.is_relative_to(here) else beside)
+
+
+def _require_writable(folder: Path, option: str) -> None:
+    """The folder, or the nearest one above that exists, takes a file."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            return
+    except OSError as error:
+        raise RouterError(
+            f"{folder}: runs cannot be recorded there ({error.strerror}); "
+            f"give another place with {option}, {INSTEAD}."
+        ) from None
+
+
+def _require_database(file: Path) -> None:
+    if not file.exists():
+        return
+    try:
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True)) as database:
+            database.execute("PRAGMA schema_version").fetchone()
+    except sqlite3.Error as error:
+        raise RouterError(
+            f"{file}: no database that runs can be recorded in ({error}); "
+            f"move it away, give another with tracking.uri, {INSTEAD}."
+        ) from None
+
+
+def _require_answer(uri: str) -> None:
+    try:
+        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=ANSWER_SECONDS):  # noqa: S310
+            return
+    except urllib.error.HTTPError:
+        return  # it answers; whether it lets us in, MLflow will find out
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise RouterError(
+            f"{uri}: no MLflow server answers ({reason}); start it, {INSTEAD}."
+        ) from None
+
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Numbers of a nested mapping by their dotted path; MLflow allows no other characters than
-    letters, digits and _-. /"""
+    """Finite numbers of a nested mapping by their dotted path, in names that MLflow allows."""
     flat: dict[str, float] = {}
     for key, value in nested.items():
         path = f"{prefix}.{key}" if prefix else str(key)
         if isinstance(value, Mapping):
             flat |= flatten(value, path)
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            flat["".join(c if c.isalnum() or c in "_-. /" else "_" for c in path)] = float(value)
+        elif isinstance(value, bool) or not isinstance(value, int | float):
+            continue
+        elif math.isfinite(value):
+            flat[_metric_name(path)] = float(value)
     return flat
 
 
-def _parameters(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def _metric_name(path: str) -> str:
+    """Letters, digits and _-. / alone, and no folder tricks (mlflow.utils.validation)."""
+    name = "".join(c if c.isalnum() or c in "_-. /" else "_" for c in path)
+    return name if posixpath.normpath(name) == name else name.replace("/", "_")
+
+
+def parameters(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
     """Leaves of the configuration by their dotted path, cut to what MLflow stores."""
     flat: dict[str, str] = {}
     for key, value in config.items():
         path = f"{prefix}.{key}" if prefix else str(key)
         if isinstance(value, Mapping):
-            flat |= _parameters(value, path)
+            flat |= parameters(value, path)
         else:
-            flat[path] = str(value)[:500]
+            flat[path] = str(value)[:LONGEST_PARAMETER]
     return flat
