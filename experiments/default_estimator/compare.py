@@ -21,7 +21,8 @@ from router.encoding.cache import encode_cached
 from router.encoding.sentence_transformer import SentenceTransformerEncoder, minilm_folder
 from router.estimators.head import Head, cross_predict
 from router.evaluation.bootstrap import Bootstrap, Interval
-from router.evaluation.frontier import aiq, curve_of
+from router.evaluation.crossfit import aiq_gain
+from router.evaluation.frontier import curve_of
 from router.outcomes.matrix import OutcomeMatrix
 from router.outcomes.paretobandit import ParetoBanditData
 from router.outcomes.splits import ColumnSplit
@@ -52,29 +53,24 @@ def quality_gain(prediction: Prediction, outcomes: OutcomeMatrix) -> Interval:
     return Bootstrap(outcomes.groups).mean(outcomes.scores[rows, chosen] - outcomes.scores[:, best])
 
 
-def aiq_gain(prediction: Prediction, outcomes: OutcomeMatrix) -> Interval:
-    """AIQ of the utility policy's frontier, less that of the single models' hull."""
+def frontier_gain(prediction: Prediction, outcomes: OutcomeMatrix) -> Interval:
+    """AIQ of the utility policy's frontier, less that of the single models' hull; cross-fitted."""
     assert outcomes.cost is not None
     curve = curve_of(Utility(), prediction, outcomes)
-    single = np.stack([outcomes.cost, outcomes.scores], axis=2)
-    settings = np.stack([curve.cost.T, curve.quality.T], axis=2)
-
-    def gain(points: np.ndarray, models: np.ndarray) -> float:
-        costs = models[:, 0].min(), models[:, 0].max()
-        return aiq(points, *costs) - aiq(models, *costs)
-
-    bootstrap = Bootstrap(outcomes.groups)
-    resampled = [
-        gain(points, models)
-        for points, models in zip(bootstrap.means(settings), bootstrap.means(single), strict=True)
-    ]
-    return bootstrap.interval(gain(curve.points, single.mean(axis=0)), np.array(resampled))
+    return aiq_gain(
+        curve.cost,
+        curve.quality,
+        outcomes.cost.T,
+        outcomes.scores.T,
+        Bootstrap(outcomes.groups),
+        outcomes.groups,
+    )
 
 
 def main(nine: str | None) -> None:
     """Print the table as Markdown."""
     encoder = SentenceTransformerEncoder(minilm_folder())
-    tables = {"default data set, AIQ gain": (ParetoBanditData().load(), aiq_gain)}
+    tables = {"default data set, AIQ gain": (ParetoBanditData().load(), frontier_gain)}
     if nine is not None:
         tables["llmrouter_nine, quality gain"] = (TableData(nine).load(), quality_gain)
     results: dict[str, dict[str, str]] = {}

@@ -166,7 +166,7 @@ def _append_tree(
 ) -> None:
     for node_id, node, left, right in nodes:
         is_leaf = left == right
-        threshold = 0.0 if is_leaf else _float32_at_most(node["threshold"])
+        threshold = 0.0 if is_leaf else float32_at_most(node["threshold"])
         columns["nodes_treeids"].append(tree_id)
         columns["nodes_nodeids"].append(node_id)
         columns["nodes_featureids"].append(0 if is_leaf else node["split_feature"])
@@ -181,7 +181,7 @@ def _append_tree(
             columns["target_weights"].append(float(node["leaf_value"]))
 
 
-def _float32_at_most(threshold: float) -> float:
+def float32_at_most(threshold: float) -> float:
     """For float32 x, x <= threshold holds exactly where x <= this float32 holds."""
     with np.errstate(over="ignore"):
         rounded = np.float32(threshold)  # beyond float32's range it is infinite

@@ -52,7 +52,7 @@ class Ridge(Estimator):
             columns = np.flatnonzero(pattern_of.ravel() == p)
             if len(rows) < 3:
                 continue  # the mean is all that two outcomes support
-            coef, alpha, error = _leave_one_out(X[rows], targets[rows][:, columns], self.alphas)
+            coef, alpha, error = leave_one_out(X[rows], targets[rows][:, columns], self.alphas)
             self.coef_[:, columns] = coef
             self.intercept_[columns] -= X[rows].mean(axis=0) @ coef
             self.alpha_[columns] = alpha
@@ -75,7 +75,7 @@ class Ridge(Estimator):
         return quality, graph.op("Sqrt", self.uncertainty_.to_onnx(graph, vector))
 
 
-def _leave_one_out(
+def leave_one_out(
     X: np.ndarray, Y: np.ndarray, alphas: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(d, m) coefficients, (m,) penalties of least leave-one-out error, (m,) that error."""
