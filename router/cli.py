@@ -53,9 +53,12 @@ READER_GONE = 141  # as a shell reports SIGPIPE
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command `router`; ends with SystemExit unless all went well."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if not arguments:
+        print(HELP, end="", file=sys.stderr)
+        raise SystemExit(BAD_INPUT)
+    if arguments[0] in ("-h", "--help", "help"):
         print(HELP, end="")
-        raise SystemExit(0 if arguments else BAD_INPUT)
+        return
     if arguments[0] == "--version":
         print(f"query-router {_version()}")
         return

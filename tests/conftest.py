@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -134,3 +136,108 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Tests of the pipelines never touch the user's cache, save for the default data set's wheel,
     which is fetched once."""
     os.environ.setdefault("ROUTER_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+# ---- The command line, the artifact and the runtime: one trained run, shared --------------------
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a call of the command line left: exit code and both outputs."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run_router(capsys: pytest.CaptureFixture[str]) -> Callable[..., Finished]:
+    """Call `router` inside this process: run_router("train", "policy=utility")."""
+    from router.cli import main
+
+    def run(*arguments: str | Path) -> Finished:
+        capsys.readouterr()
+        code = 0
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Finished(code, captured.out, captured.err)
+
+    return run
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """A folder with a small table in it, and the overrides that make a run of it take a second.
+
+    data: the table. encoder: the tiny one. options: both, and a short evaluation.
+    """
+
+    folder: Path
+    table: Path
+    data: tuple[str, ...]
+    encoder: tuple[str, ...]
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        return (*self.data, *self.encoder, "evaluation.resamples=20", "examples=[]")
+
+
+def make_workplace(folder: Path, encoder: Path, n: int = 60) -> Workplace:
+    """A workplace in an empty folder."""
+    table, _ = make_table(n)
+    table.to_csv(folder / "table.csv", index=False)
+    return Workplace(
+        folder,
+        folder / "table.csv",
+        ("data=table", f"data.path={folder / 'table.csv'}"),
+        ("encoder=sentence_transformer", f"encoder.name={encoder}", "encoder.dtype=float32"),
+    )
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
+    """An empty workplace, which is the working directory too."""
+    monkeypatch.chdir(tmp_path)
+    return make_workplace(tmp_path, tiny_encoder)
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run of `router train` with a ridge router, recorded in MLflow. Read only."""
+
+    workplace: Workplace
+    folder: Path
+
+    @property
+    def artifact(self) -> Path:
+        return self.folder / "artifact"
+
+
+@pytest.fixture(scope="session")
+def trained_run(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
+    """One run, trained once for all tests that only look at it."""
+    from router.cli import main
+
+    place = make_workplace(tmp_path_factory.mktemp("trained"), tiny_encoder, n=120)
+    folder = place.folder / "run"
+    places = {
+        "hydra.run.dir": folder,
+        "latest": "null",
+        "tracking.uri": f"sqlite:///{place.folder / 'mlflow.db'}",
+        "tracking.artifacts": place.folder / "mlartifacts",
+    }
+    given = [f"{key}={value}" for key, value in places.items()]
+    main(["train", *place.options, "estimator=ridge", "name=shared", *given])
+    return TrainedRun(place, folder)
+
+
+@pytest.fixture
+def artifact_copy(trained_run: TrainedRun, tmp_path: Path) -> Path:
+    """The shared run's artifact, to damage."""
+    copy = shutil.copytree(
+        trained_run.artifact, tmp_path / "artifact", copy_function=shutil.copyfile
+    )
+    return Path(copy)

@@ -13,7 +13,6 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from router.artifact.export import Description, check_parity, write_artifact
-from router.cli import config_folder
 from router.encoding.cache import encode_cached
 from router.estimators.head import Head, cross_predict
 from router.evaluation.bootstrap import Bootstrap
@@ -21,6 +20,7 @@ from router.evaluation.evaluate import Evaluation, evaluate
 from router.outcomes.paretobandit import ParetoBanditData
 from router.outcomes.splits import AutoSplit
 from router.outcomes.table import TableData
+from router.pipelines.options import config_folder
 from router.pipelines.parts import build
 from router.pipelines.train import Trained, fit
 from router.policies.base import cheapest_best

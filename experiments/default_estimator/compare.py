@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 from hydra import compose, initialize_config_dir
 
-from router.cli import config_folder
 from router.encoding.cache import encode_cached
 from router.encoding.sentence_transformer import SentenceTransformerEncoder, minilm_folder
 from router.estimators.head import Head, cross_predict
@@ -27,6 +26,7 @@ from router.outcomes.matrix import OutcomeMatrix
 from router.outcomes.paretobandit import ParetoBanditData
 from router.outcomes.splits import ColumnSplit
 from router.outcomes.table import TableData
+from router.pipelines.options import config_folder
 from router.pipelines.parts import build
 from router.policies import Utility
 from router.policies.base import cheapest_best

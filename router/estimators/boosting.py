@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import lightgbm
 import numpy as np
+from joblib import Parallel, delayed
 
 from router.errors import RouterError
 from router.estimators.base import Estimator, check_fit, overall_of
@@ -14,6 +15,8 @@ from router.estimators.graph import Graph
 from router.outcomes.matrix import OutcomeMatrix
 from router.outcomes.splits import grouped_folds
 from router.prediction import Prediction
+
+LARGEST_ZERO = float(np.float32(1e-35))  # kZeroThreshold of LightGBM
 
 
 class LightGBM(Estimator):
@@ -65,6 +68,7 @@ class LightGBM(Estimator):
             "seed": self.random_state,
             "deterministic": True,
             "force_col_wise": True,
+            "num_threads": 1,
             "verbosity": -1,
         }
         binned = lightgbm.Dataset(X.astype(np.float32), params=parameters).construct()
@@ -73,18 +77,27 @@ class LightGBM(Estimator):
         self.boosters_: list[list[lightgbm.Booster | None]] = []
         self.means_ = np.zeros((len(self.candidates_), len(folds)))
         for j in range(len(self.candidates_)):
-            of_candidate: list[lightgbm.Booster | None] = []
             binned.set_label(targets[:, j])
+            parts: list[lightgbm.Dataset | None] = []
             for f, (rows, _) in enumerate(folds):
                 seen = np.sort(rows[observed[rows, j]])
                 if len(seen) >= 2 * self.min_child_samples:
-                    part = binned.subset(seen.tolist())
-                    of_candidate.append(lightgbm.train(parameters, part, self.n_estimators))
+                    # Constructed now, as it takes the labels that the whole set has at this time.
+                    parts.append(binned.subset(seen.tolist()).construct())
                     continue
-                of_candidate.append(None)
+                parts.append(None)
                 self.means_[j, f] = targets[seen, j].mean() if len(seen) else self.overall_.mean[j]
+            # One thread a fold: trees are too small to share, and cores do not change the sums.
+            of_candidate = Parallel(n_jobs=-1, prefer="threads")(
+                delayed(self._boost)(parameters, part) for part in parts
+            )
             self.boosters_.append(of_candidate)
         return self
+
+    def _boost(
+        self, parameters: dict[str, Any], part: lightgbm.Dataset | None
+    ) -> lightgbm.Booster | None:
+        return None if part is None else lightgbm.train(parameters, part, self.n_estimators)
 
     def predict(self, X: np.ndarray) -> Prediction:
         X = np.asarray(X, dtype=np.float32)
@@ -92,7 +105,7 @@ class LightGBM(Estimator):
         for j, of_candidate in enumerate(self.boosters_):
             for f, booster in enumerate(of_candidate):
                 if booster is not None:
-                    by_fold[:, j, f] = booster.predict(X)
+                    by_fold[:, j, f] = booster.predict(X, num_threads=1)
         n_folds = by_fold.shape[2]
         quality = by_fold.mean(axis=2)
         deviation = ((by_fold - quality[:, :, None]) ** 2).sum(axis=2)
@@ -166,7 +179,7 @@ def _append_tree(
 ) -> None:
     for node_id, node, left, right in nodes:
         is_leaf = left == right
-        threshold = 0.0 if is_leaf else float32_at_most(node["threshold"])
+        threshold = 0.0 if is_leaf else _threshold(node["threshold"])
         columns["nodes_treeids"].append(tree_id)
         columns["nodes_nodeids"].append(node_id)
         columns["nodes_featureids"].append(0 if is_leaf else node["split_feature"])
@@ -179,6 +192,13 @@ def _append_tree(
             columns["target_nodeids"].append(node_id)
             columns["target_ids"].append(target)
             columns["target_weights"].append(float(node["leaf_value"]))
+
+
+def _threshold(threshold: float) -> float:
+    """The float32 that decides as LightGBM does, which reads the least numbers as 0."""
+    if -LARGEST_ZERO <= threshold < 0:
+        return float(np.nextafter(np.float32(-LARGEST_ZERO), np.float32(-np.inf)))
+    return float32_at_most(threshold)
 
 
 def float32_at_most(threshold: float) -> float:

@@ -25,9 +25,10 @@ from router.prediction import Prediction
 def export(config: DictConfig) -> None:
     """Write the artifact of `run` to `out`, with `policy` tuned anew on the run's validation
     predictions where one is given. No model is refitted."""
-    for key in ("run", "out"):
-        if config[key] is None:
-            raise RouterError(f"A {key} folder is needed: give {key}=FOLDER.")
+    if config.run is None:
+        raise RouterError("A finished run is needed: give run=FOLDER.")
+    if config.out is None:
+        raise RouterError("A place for the artifact is needed: give out=FOLDER.")
     run, out = Path(str(config.run)), Path(str(config.out))
     if not (run / "artifact").is_dir() or not (run / "validation.parquet").is_file():
         raise RouterError(f"{run}: no finished run with an artifact here; give run=FOLDER.")

@@ -54,9 +54,7 @@ def launch(verb: str, function: str, overrides: list[str]) -> None:
             return getattr(import_module(module), name)(config)
         except (RouterError, InterpolationResolutionError) as fault:
             # A ${reference} is resolved when it is read, so only now its fault shows.
-            error = (
-                fault if isinstance(fault, RouterError) else RouterError(sentence(fault, overrides))
-            )
+            error = fault if isinstance(fault, RouterError) else RouterError(sentence(fault))
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 log.error("Job %s failed: %s", HydraConfig.get().job.num, error)
                 raise error from None
@@ -75,7 +73,7 @@ def launch(verb: str, function: str, overrides: list[str]) -> None:
         except (HydraException, OmegaConfBaseException) as error:
             if started or wants_traceback:
                 raise
-            raise RouterError(sentence(error, overrides)) from None
+            raise RouterError(sentence(error)) from None
         except OSError as error:
             if started:
                 raise

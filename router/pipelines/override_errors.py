@@ -14,7 +14,7 @@ from router.pipelines.options import config_folder, files_of_group, top_level_ke
 TABLES = (".csv", ".jsonl", ".json", ".parquet")
 
 
-def sentence(error: HydraException | OmegaConfBaseException, overrides: list[str]) -> str:
+def sentence(error: HydraException | OmegaConfBaseException) -> str:
     """The fault that Hydra or OmegaConf raised, for a reader who knows neither."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
@@ -24,7 +24,7 @@ def sentence(error: HydraException | OmegaConfBaseException, overrides: list[str
     cause = error.__cause__
     key = getattr(cause, "full_key", None)
     if key and "not in" in str(cause):
-        return _unknown_key(key, getattr(cause, "parent_node", None), overrides)
+        return _unknown_key(key, getattr(cause, "parent_node", None))
     told = error if str(error) else cause
     return " ".join(str(told).replace("\\'", "'").split()) + "."
 
@@ -51,7 +51,7 @@ def _unreadable(override: str) -> str:
     )
 
 
-def _unknown_key(full_key: str, parent: object, overrides: list[str]) -> str:
+def _unknown_key(full_key: str, parent: object) -> str:
     path, _, key = full_key.rpartition(".")
     known = [str(name) for name in parent] if isinstance(parent, DictConfig) else []
     options = files_of_group(full_key.split(".")[0], [config_folder()])
@@ -64,7 +64,7 @@ def _unknown_key(full_key: str, parent: object, overrides: list[str]) -> str:
     if not isinstance(parent, DictConfig):
         return f"{full_key}: {path} holds a single value, not keys."
     owners = [file.stem for file in options if key in top_level_keys(file)]
-    if owners and "." not in path and not any(o.startswith(f"{path}=") for o in overrides):
+    if owners and "." not in path:
         return f"{full_key}: a key of {path}={owners[0]}; give {path}={owners[0]} as well."
     full = [f"{path}.{name}" for name in known if name != "_target_"]
     return f"{full_key}: no such key; there are {', '.join(full)}{nearest(full_key, full)}."

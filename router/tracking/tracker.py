@@ -27,6 +27,7 @@ SQLITE = "sqlite:///"
 LOCK_SECONDS = 120
 ANSWER_SECONDS = 5
 LONGEST_PARAMETER = 500
+LONGEST_NAME = 250
 INSTEAD = "or give tracking=none"
 
 
@@ -222,9 +223,11 @@ def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 def _metric_name(path: str) -> str:
-    """Letters, digits and _-. / alone, and no folder tricks (mlflow.utils.validation)."""
-    name = "".join(c if c.isalnum() or c in "_-. /" else "_" for c in path)
-    return name if posixpath.normpath(name) == name else name.replace("/", "_")
+    """Letters, digits and _-. / alone, short, and no way out of a folder: what MLflow allows."""
+    name = "".join(c if c.isalnum() or c in "_-. /" else "_" for c in path)[:LONGEST_NAME]
+    if posixpath.normpath(name) == name and not name.startswith(("/", "..")) and name != ".":
+        return name
+    return "_" + name.replace("/", "_")[1:]
 
 
 def parameters(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
