@@ -22,7 +22,7 @@ from router.outcomes.splits import AutoSplit
 from router.outcomes.table import TableData
 from router.pipelines.options import config_folder
 from router.pipelines.parts import build
-from router.pipelines.train import Trained, fit
+from router.pipelines.train import Parts, Settings, Trained, fit
 from router.policies.base import cheapest_best
 
 pytestmark = pytest.mark.slow
@@ -40,10 +40,10 @@ def default_run(config: DictConfig) -> tuple[Trained, Evaluation]:
     """The default router on the default data set, judged on the holdout."""
     outcomes = ParetoBanditData().load()
     split = AutoSplit()(outcomes)
-    encoder = build(config.encoder, "encoder")
-    trained = fit(config, encoder, outcomes, split)
+    parts = Parts.of(config)
+    trained = fit(parts, Settings.of(config), outcomes, split)
     test = outcomes.take(split.test)
-    prediction = trained.head.predict(encode_cached(encoder, test.prompts))
+    prediction = trained.head.predict(encode_cached(parts.encoder, test.prompts))
     return trained, evaluate(test, prediction, trained.policy, trained.baselines, resamples=300)
 
 

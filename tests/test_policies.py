@@ -112,10 +112,18 @@ def test_a_decision_depends_on_its_own_query_alone(
     prediction, outcomes = problem
     policy = tuned(kind, prediction, outcomes)
     together = policy.probabilities(prediction)
-    alone = [
-        policy.probabilities(prediction.take(slice(i, i + 1)))[0] for i in range(len(together))
-    ]
-    np.testing.assert_array_equal(together, alone)
+    for i, probabilities in enumerate(together):
+        alone = policy.probabilities(prediction.take(slice(i, i + 1)))
+        np.testing.assert_array_equal(alone[0], probabilities)
+
+
+def test_a_dear_query_in_the_batch_makes_no_tie_of_a_cheap_one() -> None:
+    query = prediction_of([[0.5, 0.5 + 1e-4]], [[1e-6, 2e-6]])
+    company = prediction_of(
+        [[0.5, 0.5 + 1e-4]] + [[0.5, 0.5]] * 4, [[1e-6, 2e-6]] + [[1e3, 1e3]] * 4
+    )
+    assert Utility(1.0).choose(query).tolist() == [1]
+    assert Utility(1.0).choose(company)[0] == 1
 
 
 @every_policy
@@ -297,6 +305,13 @@ def test_the_path_of_utility_holds_every_choice_of_a_single_query(
     on_path = {int(setting.choose(query)[0]) for setting in Utility().path(query)}
     between = {int(Utility(10.0**e).choose(query)[0]) for e in np.linspace(-3, 9, 300)}
     assert between <= on_path
+
+
+def test_the_path_of_utility_reaches_the_last_switch() -> None:
+    # From the best the slope to c1 is the least, from c1 on to c2 it is twenty times as large.
+    query = prediction_of([[0.9, 0.5, 0.4]], [[10.0, 1.1, 1.0]])
+    weights = [setting.cost_weight for setting in Utility().path(query)]
+    np.testing.assert_allclose(weights, [0.0, 0.4 / 8.9, 1.0, math.inf])
 
 
 def test_the_reason_of_utility_is_true() -> None:

@@ -45,9 +45,14 @@ def test_an_error_leaves_the_old_as_it_was(
     path = tmp_path / "out"
     with stage(path) as staged:
         fill(staged, "old")
-    with pytest.raises(stop), stage(path) as staged:
-        fill(staged, "half")
-        raise stop
+
+    def interrupted() -> None:
+        with stage(path) as staged:
+            fill(staged, "half")
+            raise stop
+
+    with pytest.raises(stop):
+        interrupted()
     assert content(path) == "old"
     assert list(tmp_path.iterdir()) == [path]
 

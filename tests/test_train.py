@@ -439,7 +439,7 @@ def test_a_real_log_is_decided_alike_by_run_and_artifact(
     whole = pd.read_parquet(shared_table("llmrouter_nine"))
     queries = whole["query_id"].drop_duplicates().sample(300, random_state=0)
     whole[whole["query_id"].isin(queries)].to_csv(workplace.table, index=False)
-    folder = train("estimator=partition", "policy=utility")
+    folder = train("estimator=partition", "policy=utility", "split=random")
     metrics = read_metrics(folder)
     assert metrics["parity"]["decisions_equal"] == metrics["parity"]["queries"] == 90
     table = pd.read_csv(workplace.table).drop_duplicates("query_id").set_index("query_id")

@@ -12,11 +12,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from router import policies
 from router.artifact.manifest import FILES, MANIFEST, amend_manifest, write_manifest
 from router.artifact.runtime import Router
 from router.errors import RouterError
 from router.estimators.head import Head
-from router.policies import Policy, policy_from_dict
+from router.policies import Policy
 from router.prediction import Prediction
 
 GOLDEN_PROMPTS = (
@@ -33,6 +34,23 @@ class ExportableEncoder(Protocol):
 
     def export(self) -> Path:
         """Folder with encoder.onnx (input_ids, attention_mask -> vector) and tokenizer.json."""
+
+
+def require_exportable(encoder: Any, head: Head, policy: Policy) -> None:
+    """Raise RouterError for a part that an artifact cannot hold: asked before it is fitted."""
+    needed = [(encoder, "export"), (head.quality, "to_onnx"), (head.cost, "to_onnx")]
+    for part, method in needed:
+        if not hasattr(part, method):
+            raise RouterError(
+                f"{type(part).__name__} has no method {method}, so no artifact can be made; "
+                "train with export=false."
+            )
+    # It knows this package's own policies alone: an artifact never runs foreign code.
+    if getattr(policies, type(policy).__name__, None) is not type(policy):
+        raise RouterError(
+            f"{type(policy).__name__} is not one of router.policies, so an artifact cannot hold "
+            "it; train with export=false."
+        )
 
 
 @dataclass(frozen=True)
@@ -54,13 +72,9 @@ def write_artifact(
 ) -> Router:
     """Write encoder, head, tokenizer and manifest into an empty folder, and load them.
 
-    Raises RouterError where the encoder cannot be exported.
+    Raises RouterError where a part cannot be exported.
     """
-    if not hasattr(encoder, "export"):
-        raise RouterError(
-            f"{type(encoder).__name__} has no method export, so no artifact can be made; "
-            "train with export=false."
-        )
+    require_exportable(encoder, head, policy)
     exported = encoder.export()
     for name in ("encoder.onnx", "tokenizer.json"):
         link_or_copy(exported / name, folder / name)
@@ -70,7 +84,7 @@ def write_artifact(
         "made_by": f"query-router {_version()}",
         "candidates": list(candidates),
         "prices": description.prices,
-        "policy": _own(policy).to_dict(),
+        "policy": policy.to_dict(),
         "data": description.data,
         "baselines": description.baselines,
         "validation": None,
@@ -96,7 +110,7 @@ def copy_artifact(
     shutil.copyfile(source / MANIFEST, folder / MANIFEST)
     amend_manifest(
         folder,
-        policy=_own(policy).to_dict(),
+        policy=policy.to_dict(),
         baselines=baselines,
         validation=validation,
         metrics=None,
@@ -158,18 +172,6 @@ def _golden(router: Router) -> list[dict[str, Any]]:
             }
         )
     return golden
-
-
-def _own(policy: Policy) -> Policy:
-    """The artifact knows this package's own policies alone: it never runs foreign code."""
-    try:
-        policy_from_dict(policy.to_dict())
-    except RouterError:
-        raise RouterError(
-            f"{type(policy).__name__} is not one of router.policies, so an artifact cannot hold "
-            "it; train with export=false."
-        ) from None
-    return policy
 
 
 def _version() -> str:

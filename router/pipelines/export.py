@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +13,7 @@ from router.artifact.export import copy_artifact
 from router.artifact.manifest import read_manifest
 from router.errors import RouterError
 from router.evaluation.baselines import Baselines, Lookup
+from router.evaluation.validation import validation_figures
 from router.outcomes.matrix import OutcomeMatrix
 from router.pipelines.console import console
 from router.pipelines.parts import build
@@ -42,7 +42,7 @@ def export(config: DictConfig) -> None:
     if config.get("policy") is not None:
         policy = build(config.policy, "policy").tune(prediction, outcomes)
         baselines = retuned(baselines, policy, outcomes)
-    expected = _expected(policy, prediction, outcomes)
+    expected = validation_figures(policy, prediction, outcomes)
     with run_folder(out, option="out") as folder:
         copy_artifact(run / "artifact", folder, policy, baselines.to_dict(), expected)
     console.print(f"Policy     {policy}", markup=False)
@@ -95,18 +95,3 @@ def retuned(baselines: Baselines, policy: Policy, validation: OutcomeMatrix) -> 
 
     lookups = {name: tuned(lookup) for name, lookup in baselines.lookups.items()}
     return replace(baselines, lookups=lookups)
-
-
-def _expected(policy: Policy, prediction: Prediction, outcomes: OutcomeMatrix) -> dict[str, Any]:
-    """Mean quality and cost of the policy's choices on validation; the prediction stands in for
-    what was not observed."""
-    chosen = policy.probabilities(prediction)
-    score = np.where(outcomes.observed, outcomes.scores, prediction.quality)
-    expected: dict[str, Any] = {
-        "quality": float((chosen * score).sum(axis=1).mean()),
-        "cost": None,
-    }
-    if prediction.cost is not None and outcomes.cost is not None:
-        cost = np.where(outcomes.observed, outcomes.cost, prediction.cost)
-        expected["cost"] = float((chosen * cost).sum(axis=1).mean())
-    return expected

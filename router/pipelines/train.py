@@ -14,7 +14,7 @@ from typing import Any, cast
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
-from router.artifact.export import Description, check_parity, write_artifact
+from router.artifact.export import Description, check_parity, require_exportable, write_artifact
 from router.artifact.manifest import amend_manifest
 from router.artifact.runtime import Router
 from router.encoding.cache import Encoder, encode_cached
@@ -22,6 +22,7 @@ from router.estimators.head import Head, cross_predict
 from router.evaluation.baselines import Baselines
 from router.evaluation.evaluate import Evaluation, evaluate
 from router.evaluation.plots import plot_frontier, plot_tasks
+from router.evaluation.validation import validation_figures
 from router.outcomes.matrix import OutcomeMatrix
 from router.outcomes.splits import Split
 from router.pipelines.console import (
@@ -100,16 +101,21 @@ class Trained:
 
 
 def train(config: DictConfig) -> float:
-    """One training run; returns the figure that a sweep maximises: the frontier's AIQ on the test
-    side, or the mean quality where the log has no costs."""
+    """One training run; returns the figure that a sweep maximises: AIQ of the frontier on
+    validation, or the mean quality there where the log has no costs."""
     started = time.monotonic()
     settings, parts = Settings.of(config), Parts.of(config)
+    if config.export:
+        require_exportable(parts.encoder, parts.head, parts.policy)
     parts.tracker.prepare()
     outcomes: OutcomeMatrix = parts.data.load()
     print_outcomes(parts.data.name, outcomes)
     split = parts.split(outcomes)
     with run_folder(output_folder()) as folder:
         trained = fit(parts, settings, outcomes, split)
+        validation = validation_figures(
+            trained.policy, trained.validation_prediction, trained.validation
+        )
         test = outcomes.take(split.test)
         data = {
             "name": parts.data.name,
@@ -135,6 +141,7 @@ def train(config: DictConfig) -> float:
         metrics = {
             "data": data,
             **evaluation.metrics,
+            "validation": validation,
             "policy": trained.policy.to_dict(),
             "parity": parity,
             "seconds": time.monotonic() - started,
@@ -151,8 +158,7 @@ def train(config: DictConfig) -> float:
     print_comparison(metrics)
     _show(output_folder(), settings, exported=router is not None)
     _record(parts.tracker, output_folder(), settings, config, metrics, evaluation)
-    figures = metrics["router"]
-    return float(figures["aiq"]["value"] if "aiq" in figures else figures["quality"]["value"])
+    return cast(float, validation["quality"] if validation["aiq"] is None else validation["aiq"])
 
 
 def fit(parts: Parts, settings: Settings, outcomes: OutcomeMatrix, split: Split) -> Trained:

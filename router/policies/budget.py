@@ -110,7 +110,8 @@ class Budget(Policy):
         affordable = spent <= max(most, spent.min())
         best = int(np.where(affordable, value.mean(axis=1), -np.inf).argmax())
         loss = value[best] - value
-        error = loss.std(axis=1, ddof=1) / np.sqrt(len(rows))
+        # Where a single query differs, its loss is one standard error: rounding must not decide.
+        error = loss.std(axis=1, ddof=1) / np.sqrt(len(rows)) * (1 + ROUNDING)
         good = affordable & (loss.mean(axis=1) <= error)
         plan = int(np.where(good, spent, np.inf).argmin())
         weight = _off_the_switch(prediction, weights[plan], +1)
