@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -206,10 +208,15 @@ def workplace(tmp_path: Path, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatc
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A finished run of `router train` with a ridge router, recorded in MLflow. Read only."""
+    """A finished run of `router train` with a ridge router, recorded in MLflow. Read only.
+
+    out, err: what it printed; nothing was in any cache before.
+    """
 
     workplace: Workplace
     folder: Path
+    out: str
+    err: str
 
     @property
     def artifact(self) -> Path:
@@ -230,8 +237,10 @@ def trained_run(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) ->
         "tracking.artifacts": place.folder / "mlartifacts",
     }
     given = [f"{key}={value}" for key, value in places.items()]
-    main(["train", *place.options, "estimator=ridge", "name=shared", *given])
-    return TrainedRun(place, folder)
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        main(["train", *place.options, "estimator=ridge", "name=shared", *given])
+    return TrainedRun(place, folder, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import router
 from router.artifact.manifest import amend_manifest
 from router.artifact.runtime import Router
 from router.pipelines.options import config_folder
+from router.pipelines.run_folder import point_to_latest
 
 RunRouter = Callable[..., Finished]
 CONF = config_folder()
@@ -109,19 +112,24 @@ def test_the_configuration_is_kept_as_it_was_composed(trained_run: TrainedRun) -
     assert config.name == "shared"
 
 
-def test_the_same_configuration_gives_the_same_run(train: Callable[..., Path]) -> None:
-    first = train("estimator=partition")
-    kept = first.rename(first.with_name("first"))
-    second = train("estimator=partition")
-    figures = [read_metrics(folder) for folder in (kept, second)]
+def test_the_same_configuration_gives_the_same_run(
+    trained_run: TrainedRun, run_router: RunRouter, tmp_path: Path
+) -> None:
+    again = tmp_path / "again"
+    finished = run_router(
+        "train", *trained_run.workplace.options, "estimator=ridge", "tracking=none",
+        "latest=null", f"hydra.run.dir={again}",
+    )  # fmt: skip
+    assert finished.code == 0, finished.err
+    figures = [read_metrics(folder) for folder in (trained_run.folder, again)]
     for one in figures:
         assert one.pop("seconds") > 0
     assert figures[0] == figures[1]
-    tables = [pd.read_parquet(folder / "predictions.parquet") for folder in (kept, second)]
-    pd.testing.assert_frame_equal(*tables)
-    assert (kept / "artifact" / "head.onnx").read_bytes() == (
-        second / "artifact" / "head.onnx"
-    ).read_bytes()
+    for name in ("predictions.parquet", "validation.parquet"):
+        tables = [pd.read_parquet(folder / name) for folder in (trained_run.folder, again)]
+        pd.testing.assert_frame_equal(*tables)
+    heads = [folder / "artifact" / "head.onnx" for folder in (trained_run.folder, again)]
+    assert heads[0].read_bytes() == heads[1].read_bytes()
 
 
 # ---- Every part ---------------------------------------------------------------------------------
@@ -138,46 +146,49 @@ def check_run(folder: Path) -> dict[str, Any]:
     return metrics
 
 
-@pytest.mark.parametrize("estimator", options_of("estimator"))
-def test_every_estimator_trains_and_exports(train: Callable[..., Path], estimator: str) -> None:
+# Every estimator, and beside it every estimator of cost and every policy in turn.
+PARTS = list(
+    zip(
+        options_of("estimator"),
+        cycle(options_of("cost")),
+        cycle(options_of("policy")[::-1]),
+        strict=False,
+    )
+)
+
+
+def test_the_list_of_parts_leaves_none_out() -> None:
+    for place, group in enumerate(("estimator", "cost", "policy")):
+        assert {parts[place] for parts in PARTS} == set(options_of(group))
+
+
+@pytest.mark.parametrize(("estimator", "cost", "policy"), PARTS)
+def test_every_part_is_fitted_and_exported(
+    train: Callable[..., Path], estimator: str, cost: str, policy: str
+) -> None:
     small = ["estimator.n_repeats=1"] if estimator == "bagged_partition" else []
-    check_run(train(f"estimator={estimator}", "cost=marginal", "validation.folds=2", *small))
-
-
-@pytest.mark.parametrize("cost", options_of("cost"))
-def test_every_estimator_of_cost_trains_and_exports(train: Callable[..., Path], cost: str) -> None:
-    metrics = check_run(train("estimator=marginal", f"cost={cost}", "validation.folds=2"))
+    metrics = check_run(train(f"estimator={estimator}", f"cost={cost}", f"policy={policy}", *small))
     assert metrics["router"]["cost"]["value"] > 0
-
-
-@pytest.mark.parametrize("policy", options_of("policy"))
-def test_every_policy_is_tuned_and_exported(train: Callable[..., Path], policy: str) -> None:
-    metrics = check_run(train("estimator=ridge", "cost=marginal", f"policy={policy}"))
     assert metrics["policy"]["name"].lower() == policy.replace("_", "")
 
 
-@pytest.mark.parametrize(
-    ("split", "test_queries"),
-    [("random", 18), ("auto", 18), ("time", 18), ("leave_one_task_out", None)],
-)
-def test_every_split_without_a_column_of_its_own(
-    workplace: Workplace, train: Callable[..., Path], split: str, test_queries: int | None
+def test_the_latest_queries_may_be_the_test_side(
+    workplace: Workplace, train: Callable[..., Path]
 ) -> None:
     table = pd.read_csv(workplace.table)
-    number = table["query_id"].str[1:].astype(int)
-    start = pd.Timestamp("2026-01-01")
-    table = table.assign(timestamp=[start + pd.Timedelta(hours=int(hour)) for hour in number])
-    table.to_csv(workplace.table, index=False)
-    task = ["split.task=algebra"] if split == "leave_one_task_out" else []
-    folder = train("estimator=marginal", "cost=marginal", f"split={split}", "export=false", *task)
+    hours = pd.to_timedelta(table["query_id"].str[1:].astype(int), unit="h")
+    table.assign(timestamp=pd.Timestamp("2026-01-01") + hours).to_csv(workplace.table, index=False)
+    folder = train("estimator=marginal", "cost=marginal", "split=time", "export=false")
     judged = pd.read_parquet(folder / "predictions.parquet")["query_id"]
-    expected = table.drop_duplicates("query_id").set_index("query_id")
-    if split == "time":
-        assert set(judged) == {f"q{i}" for i in range(42, 60)}
-    if split == "leave_one_task_out":
-        assert set(judged) == set(expected.index[expected["task"] == "algebra"])
-    else:
-        assert len(judged) == test_queries
+    assert set(judged) == {f"q{i}" for i in range(42, 60)}
+
+
+def test_a_task_may_be_the_test_side(workplace: Workplace, train: Callable[..., Path]) -> None:
+    parts = ["estimator=marginal", "cost=marginal", "export=false"]
+    folder = train(*parts, "split=leave_one_task_out", "split.task=algebra")
+    judged = pd.read_parquet(folder / "predictions.parquet")["query_id"]
+    task = pd.read_csv(workplace.table).drop_duplicates("query_id").set_index("query_id")["task"]
+    assert set(judged) == set(task.index[task == "algebra"])
 
 
 def test_an_experiment_sets_several_parts(train: Callable[..., Path]) -> None:
@@ -391,43 +402,65 @@ def test_a_part_that_cannot_be_exported_is_told(
 # ---- What is printed, and where the newest run is -----------------------------------------------
 
 
-def test_what_a_run_prints(workplace: Workplace, run_router: RunRouter) -> None:
-    finished = run_router(
-        "train", *workplace.options, "estimator=ridge", "hydra.run.dir=run",
-        'examples=["What is [bold]2 + 2[/]?"]',
-    )  # fmt: skip
-    assert finished.code == 0, finished.err
-    names = [line.split("  ")[0] for line in finished.out.splitlines()]
+def test_what_a_run_prints(trained_run: TrainedRun) -> None:
+    lines = trained_run.out.splitlines()
+    names = [line.split("  ")[0] for line in lines]
     for name in (
         "router", "best single", "cheapest", "random", "prompt length", "task-label lookup",
         "oracle", "Outcomes", "Verdict", "Picture", "Artifact", "MLflow",
     ):  # fmt: skip
         assert name in names
-    assert "Example    'What is [bold]2 + 2[/]?'" in finished.out
-    assert "\x1b" not in finished.out + finished.err  # no terminal, no colours
-    assert "\r" not in finished.out + finished.err  # nor progress bars
-    assert finished.err == "No split column with train and test: a random 0.3 is held out.\n"
-    picture = next(line for line in finished.out.splitlines() if line.startswith("Picture"))
+    assert "\x1b" not in trained_run.out + trained_run.err  # no terminal, no colours
+    assert "\r" not in trained_run.out + trained_run.err  # nor progress bars
+    # Nor anyone else's warnings and log lines.
+    assert trained_run.err == "No split column with train and test: a random 0.3 is held out.\n"
+    picture = next(line for line in lines if line.startswith("Picture"))
     assert Path(picture.split()[-1]).is_file()
 
 
-def test_latest_points_to_the_newest_run(workplace: Workplace, run_router: RunRouter) -> None:
-    options = [*workplace.options, "tracking=none", "export=false", "estimator=marginal"]
+def test_examples_are_routed_with_the_new_artifact(
+    workplace: Workplace, run_router: RunRouter
+) -> None:
+    prompt = "What is [bold]2 + 2[/]?"
+    finished = run_router(
+        "train", *workplace.options, "tracking=none", "estimator=marginal", "hydra.run.dir=run",
+        f'examples=["{prompt}"]',
+    )  # fmt: skip
+    assert finished.code == 0, finished.err
+    decision = router.load("run/artifact").route(prompt)
+    assert f"Example    {prompt!r}\n           -> {decision.candidate} (" in finished.out
+    assert decision.reason in finished.out
+
+
+def test_latest_is_a_link_to_the_newest_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     for name in ("one", "two"):
-        finished = run_router("train", *options, f"hydra.run.dir=runs/{name}", "latest=newest")
-        assert finished.code == 0, finished.err
-        assert (workplace.folder / "newest").readlink() == Path("runs") / name
-        assert (workplace.folder / "newest" / "metrics.json").is_file()
-    kept = workplace.folder / "kept"
-    kept.mkdir()
-    (kept / "mine").write_text("mine")
-    assert run_router("train", *options, "hydra.run.dir=runs/three", "latest=kept").code == 0
-    assert run_router("train", *options, "hydra.run.dir=runs/four", "latest=null").code == 0
-    assert (kept / "mine").read_text() == "mine"
-    assert (workplace.folder / "newest").readlink() == Path("runs/two")
-    assert {path.name for path in workplace.folder.iterdir()} == {
-        "kept", "newest", "runs", "table.csv",
-    }  # fmt: skip
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        point_to_latest("runs/latest", tmp_path / "runs" / name)
+        assert (tmp_path / "runs" / "latest").readlink() == Path(name)
+    # What the user made is left as it is, and a place without a folder is no fault.
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "kept").write_text("kept")
+    point_to_latest("mine", tmp_path / "runs" / "one")
+    point_to_latest("nowhere/latest", tmp_path / "runs" / "one")
+    point_to_latest(None, tmp_path / "runs" / "one")
+    assert (tmp_path / "mine" / "kept").read_text() == "kept"
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "mine"}
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"one", "two", "latest"}
+
+
+def test_many_runs_that_end_at_once_leave_one_whole_link(tmp_path: Path) -> None:
+    folders = [tmp_path / f"run{i}" for i in range(8)]
+    for folder in folders:
+        folder.mkdir()
+    with ThreadPoolExecutor(8) as pool:
+        list(
+            pool.map(lambda folder: point_to_latest(str(tmp_path / "latest"), folder), folders * 9)
+        )
+    assert (tmp_path / "latest").resolve() in folders
+    assert len(list(tmp_path.iterdir())) == 9
 
 
 # ---- Real data ----------------------------------------------------------------------------------

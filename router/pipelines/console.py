@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from router.artifact.runtime import Decision, Router
@@ -26,7 +27,8 @@ def print_outcomes(name: str, outcomes: OutcomeMatrix) -> None:
     costs = "quality only, no costs" if outcomes.cost is None else "with costs"
     console.print(
         f"Outcomes   {name}: {len(outcomes):,} queries x {len(outcomes.candidates)} candidates, "
-        f"{observed:.0%} observed, {costs}"
+        f"{observed:.0%} observed, {costs}",
+        markup=False,
     )
 
 
@@ -49,7 +51,7 @@ def print_candidates(outcomes: OutcomeMatrix) -> None:
             mean = np.nanmean(outcomes.tokens[:, j], axis=0)
             tokens = (f"{mean[0]:,.0f}", f"{mean[1]:,.0f}")
         table.add_row(
-            name,
+            escape(name),
             f"{int(outcomes.observed[:, j].sum()):,}",
             f"{outcomes.mean_scores()[j]:.4f}",
             "" if costs is None else f"{1000 * costs[j]:,.4f}",
@@ -79,21 +81,22 @@ def print_comparison(metrics: dict[str, Any]) -> None:
         ]
         if priced:
             cost, full = judged["cost"]["value"], reference["cost"]["value"]
-            row += [f"{1000 * cost:,.4f}", f"{cost / full:.0%}"]
+            row += [f"{1000 * cost:,.4f}", f"{cost / full:.0%}" if full > 0 else ""]
         table.add_row(*row, style="bold" if name == "router" else None)
     console.print(table)
     named = {name: metrics["baselines"].get(name, {}) for name in ("best single", "cheapest")}
     models = [f"{name} is {of['candidate']}" for name, of in named.items() if of]
-    console.print(f"Models     {', '.join(models)}")
+    console.print(f"Models     {', '.join(models)}", markup=False)
     shares = sorted(router["shares"].items(), key=lambda item: -item[1])
-    console.print("Traffic    " + ", ".join(f"{name} {share:.1%}" for name, share in shares))
+    traffic = ", ".join(f"{name} {share:.1%}" for name, share in shares)
+    console.print(f"Traffic    {traffic}", markup=False)
     if priced:
         area, single = router["aiq"], router["aiq_single_models"]
         gain = router["aiq_gain"]
         console.print(
             f"Frontier   AIQ {area['value']:.4f} [{area['low']:.4f}, {area['high']:.4f}], "
             f"single models {single['value']:.4f}, "
-            f"gain {gain['value']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}], "
+            f"gain (cross-fitted) {gain['value']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}], "
             f"oracle {router['aiq_oracle']:.4f}; QNC {router['qnc']:.2f}"
         )
     if "two_candidates" in router:
@@ -104,7 +107,7 @@ def print_comparison(metrics: dict[str, Any]) -> None:
         )
     verdict = metrics["verdict"]
     style = STYLES[verdict["decision"]]
-    console.print(f"Verdict    [{style}]{verdict['decision']}[/]. {verdict['sentence']}")
+    console.print(f"Verdict    [{style}]{verdict['decision']}[/]. {escape(verdict['sentence'])}")
 
 
 def print_examples(router: Router, prompts: Sequence[str]) -> None:

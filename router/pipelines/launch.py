@@ -89,7 +89,9 @@ def _command_line(program: str, overrides: list[str]) -> Iterator[None]:
     """Hydra reads sys.argv, prints most exceptions itself unless told otherwise by the environment,
     and leaves its log handlers behind: all of it lent for one run, for callers from Python."""
     arguments, full_error = sys.argv, os.environ.get(FULL_ERROR)
-    sys.argv, os.environ[FULL_ERROR] = [program, *overrides], "1"
+    # argparse wants flags such as -m first, wherever the user put them.
+    sys.argv = [program, *sorted(overrides, key=_is_override)]
+    os.environ[FULL_ERROR] = "1"
     try:
         yield
     finally:
@@ -103,3 +105,7 @@ def _command_line(program: str, overrides: list[str]) -> Iterator[None]:
             logger.handlers.clear()
             logger.propagate = True
             logger.setLevel(logging.NOTSET)
+
+
+def _is_override(argument: str) -> bool:
+    return not argument.startswith("-") and "=" in argument

@@ -61,10 +61,10 @@ def _unknown_key(full_key: str, parent: object) -> str:
             return f"{key}: nothing is chosen; give {key}=OPTION first, one of {names}."
         known.remove("hydra")
         return f"{key}: no such key or group; {_choices(key, known)}."
-    if not isinstance(parent, DictConfig):
-        return f"{full_key}: {path} holds a single value, not keys."
     owners = [file.stem for file in options if key in top_level_keys(file)]
     if owners and "." not in path:
         return f"{full_key}: a key of {path}={owners[0]}; give {path}={owners[0]} as well."
+    if not known:
+        return f"{full_key}: {path} holds a single value, not keys."
     full = [f"{path}.{name}" for name in known if name != "_target_"]
     return f"{full_key}: no such key; there are {', '.join(full)}{nearest(full_key, full)}."

@@ -31,7 +31,7 @@ class Budget(Policy):
 
     budget: USD per query on average. None lets validation choose by the one-standard-error rule
         (Breiman et al. 1984, section 3.4.3): of all budgets up to the best single model's cost, the
-        least whose quality is within one standard error of the best.
+        least whose mean score is within the best one's own standard error of it.
     dear_weight, cheap_weight, dear_share: the tuned mixture.
     """
 
@@ -108,11 +108,10 @@ class Budget(Policy):
         spent = np.array([cost[rows, choice].mean() for choice in chosen])
         most = cost[:, scores.mean(axis=0).argmax()].mean() * (1 + ROUNDING)
         affordable = spent <= max(most, spent.min())
-        best = int(np.where(affordable, value.mean(axis=1), -np.inf).argmax())
-        loss = value[best] - value
-        # Where a single query differs, its loss is one standard error: rounding must not decide.
-        error = loss.std(axis=1, ddof=1) / np.sqrt(len(rows)) * (1 + ROUNDING)
-        good = affordable & (loss.mean(axis=1) <= error)
+        quality = value.mean(axis=1)
+        best = int(np.where(affordable, quality, -np.inf).argmax())
+        error = value[best].std(ddof=1) / np.sqrt(len(rows))
+        good = affordable & (quality >= quality[best] - error - ROUNDING)
         plan = int(np.where(good, spent, np.inf).argmin())
         weight = _off_the_switch(prediction, weights[plan], +1)
         return dataclasses.replace(self._of_one_plan(weight), budget=float(spent[plan]))

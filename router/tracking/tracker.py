@@ -84,6 +84,11 @@ class MlflowTracking:
         """The SQLite file, or None where the URI names something else."""
         return Path(self.uri.removeprefix(SQLITE)) if self.uri.startswith(SQLITE) else None
 
+    @property
+    def absolute_uri(self) -> str:
+        """The URI whatever the working directory: MLflow keeps a database open by its URI."""
+        return self.uri if self.database is None else f"{SQLITE}{self.database.resolve()}"
+
     def prepare(self) -> None:
         """Looks without MLflow, which takes seconds to import and minutes to give up."""
         if self.database is not None:
@@ -126,7 +131,7 @@ class MlflowTracking:
 
         for noisy in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
             logging.getLogger(noisy).setLevel(logging.ERROR)
-        mlflow.set_tracking_uri(self.uri)
+        mlflow.set_tracking_uri(self.absolute_uri)
         location = None if self.database is None else Path(self.artifacts).resolve().as_uri()
         with self._lock():
             client = mlflow.MlflowClient()
