@@ -26,7 +26,7 @@ NEEDED = {
 }
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def _hydra() -> Iterator[None]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield

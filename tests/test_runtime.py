@@ -139,7 +139,7 @@ def test_route_shows_every_candidate_and_the_reason(
     assert sum(line.startswith("  * ") for line in lines) == 2
 
 
-@pytest.mark.parametrize("prompt", STRANGE)
+@pytest.mark.parametrize("prompt", STRANGE[:6])
 def test_route_writes_one_json_object_per_prompt(
     run_router: RunRouter, artifact: Path, loaded: Router, prompt: str
 ) -> None:

@@ -287,6 +287,27 @@ def test_a_log_with_holes_is_judged_where_it_is_whole(
     assert 5 <= metrics["queries"] < metrics["data"]["test_queries"]
 
 
+def test_names_are_printed_and_recorded_as_they_are(
+    workplace: Workplace, run_router: RunRouter
+) -> None:
+    """Brackets are no markup, colons no smileys, slashes no folders."""
+    table = pd.read_csv(workplace.table)
+    names = {"large": "[/bold]", "medium": "org/model:free:smile:[i]x", "small": "ملك 🎉"}
+    table.assign(model=table["model"].map(names)).to_csv("a[b].csv", index=False)
+    finished = run_router(
+        "train", *workplace.options, "data.path='a[b].csv'", "tracking=none", "estimator=marginal",
+        "hydra.run.dir=run",
+    )  # fmt: skip
+    assert finished.code == 0, finished.err
+    assert "Outcomes   a[b]: 60 queries" in finished.out
+    traffic = next(line for line in finished.out.splitlines() if line.startswith("Traffic"))
+    for name in names.values():
+        assert name in traffic
+    chosen = set(pd.read_parquet("run/predictions.parquet")["chosen"])
+    assert chosen <= set(names.values())
+    assert router.load("run/artifact").route("Hello").candidate in names.values()
+
+
 # ---- Without an artifact, and with parts of one's own -------------------------------------------
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from router.artifact.runtime import Decision, Router
 from router.outcomes.matrix import OutcomeMatrix
 
 WIDE_ENOUGH = 110
-console = Console(soft_wrap=True, highlight=False)
+# No markup: names of models, tasks and files may hold brackets and colons.
+console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
 if not console.is_terminal:
     console.width = WIDE_ENOUGH
 
@@ -27,8 +29,7 @@ def print_outcomes(name: str, outcomes: OutcomeMatrix) -> None:
     costs = "quality only, no costs" if outcomes.cost is None else "with costs"
     console.print(
         f"Outcomes   {name}: {len(outcomes):,} queries x {len(outcomes.candidates)} candidates, "
-        f"{observed:.0%} observed, {costs}",
-        markup=False,
+        f"{observed:.0%} observed, {costs}"
     )
 
 
@@ -51,7 +52,7 @@ def print_candidates(outcomes: OutcomeMatrix) -> None:
             mean = np.nanmean(outcomes.tokens[:, j], axis=0)
             tokens = (f"{mean[0]:,.0f}", f"{mean[1]:,.0f}")
         table.add_row(
-            escape(name),
+            name,
             f"{int(outcomes.observed[:, j].sum()):,}",
             f"{outcomes.mean_scores()[j]:.4f}",
             "" if costs is None else f"{1000 * costs[j]:,.4f}",
@@ -86,10 +87,10 @@ def print_comparison(metrics: dict[str, Any]) -> None:
     console.print(table)
     named = {name: metrics["baselines"].get(name, {}) for name in ("best single", "cheapest")}
     models = [f"{name} is {of['candidate']}" for name, of in named.items() if of]
-    console.print(f"Models     {', '.join(models)}", markup=False)
+    console.print(f"Models     {', '.join(models)}")
     shares = sorted(router["shares"].items(), key=lambda item: -item[1])
     traffic = ", ".join(f"{name} {share:.1%}" for name, share in shares)
-    console.print(f"Traffic    {traffic}", markup=False)
+    console.print(f"Traffic    {traffic}")
     if priced:
         area, single = router["aiq"], router["aiq_single_models"]
         gain = router["aiq_gain"]
@@ -97,24 +98,31 @@ def print_comparison(metrics: dict[str, Any]) -> None:
             f"Frontier   AIQ {area['value']:.4f} [{area['low']:.4f}, {area['high']:.4f}], "
             f"single models {single['value']:.4f}, "
             f"gain (cross-fitted) {gain['value']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}], "
-            f"oracle {router['aiq_oracle']:.4f}; QNC {router['qnc']:.2f}"
+            f"oracle {router['aiq_oracle']:.4f}; QNC {_figure(router['qnc'], 2)}"
         )
     if "two_candidates" in router:
         two = router["two_candidates"]
         console.print(
-            f"RouteLLM   APGR {two['apgr']:.3f}, CPT 20/50/80 % "
-            f"{two['cpt20']:.1f}/{two['cpt50']:.1f}/{two['cpt80']:.1f} % strong calls"
+            f"RouteLLM   APGR {_figure(two['apgr'], 3)}, CPT 20/50/80 % "
+            f"{'/'.join(_figure(two[name], 1) for name in ('cpt20', 'cpt50', 'cpt80'))} "
+            "% strong calls"
         )
     verdict = metrics["verdict"]
     style = STYLES[verdict["decision"]]
-    console.print(f"Verdict    [{style}]{verdict['decision']}[/]. {escape(verdict['sentence'])}")
+    decision = Text(verdict["decision"], style=style)
+    console.print(Text.assemble("Verdict    ", decision, f". {verdict['sentence']}"))
+
+
+def _figure(value: float, digits: int) -> str:
+    """A figure that need not exist, such as the cost of a quality that is never reached."""
+    return f"{value:.{digits}f}" if math.isfinite(value) else "none"
 
 
 def print_examples(router: Router, prompts: Sequence[str]) -> None:
     """Route some prompts with the artifact."""
     for prompt in prompts:
         decision = router.route(prompt)
-        console.print(f"Example    {prompt!r}\n           -> {describe(decision)}", markup=False)
+        console.print(f"Example    {prompt!r}\n           -> {describe(decision)}")
 
 
 def describe(decision: Decision) -> str:

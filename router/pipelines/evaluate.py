@@ -57,7 +57,7 @@ def evaluate_artifact(config: DictConfig) -> float:
         write_results(folder, evaluation, metrics)
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(config), encoding="utf-8")
     print_comparison(metrics)
-    console.print(f"Picture    {shown(output_folder()) / 'frontier.png'}", markup=False)
+    console.print(f"Picture    {shown(output_folder()) / 'frontier.png'}")
     return float(metrics["router"]["quality"]["value"])
 
 

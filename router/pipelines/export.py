@@ -45,13 +45,10 @@ def export(config: DictConfig) -> None:
     expected = validation_figures(policy, prediction, outcomes)
     with run_folder(out, option="out") as folder:
         copy_artifact(run / "artifact", folder, policy, baselines.to_dict(), expected)
-    console.print(f"Policy     {policy}", markup=False)
+    console.print(f"Policy     {policy}")
     cost = "" if expected["cost"] is None else f", ${1000 * expected['cost']:.4f} per 1,000 queries"
     console.print(f"Expected   quality {expected['quality']:.4f}{cost} (on validation)")
-    console.print(
-        f"Artifact   {shown(out)}; judge it with router evaluate artifact={shown(out)}",
-        markup=False,
-    )
+    console.print(f"Artifact   {shown(out)}; judge it with router evaluate artifact={shown(out)}")
 
 
 def read_validation(path: Path, candidates: tuple[str, ...]) -> tuple[Prediction, OutcomeMatrix]:

@@ -33,7 +33,7 @@ from router.pipelines.console import (
 )
 from router.pipelines.parts import build
 from router.pipelines.run_folder import output_folder, point_to_latest, run_folder, shown
-from router.pipelines.values import share, text_or_null, texts, whole_number
+from router.pipelines.values import share, text_or_null, texts, true_or_false, whole_number
 from router.policies import Policy
 from router.prediction import Prediction
 from router.tracking.tracker import FinishedRun, Tracker
@@ -71,6 +71,7 @@ class Settings:
     random_state: int
     resamples: int
     margin: float
+    export: bool
     examples: list[str]
     latest: str | None
     name: str | None
@@ -83,6 +84,7 @@ class Settings:
             random_state=whole_number(config, "validation.random_state", least=0),
             resamples=whole_number(config, "evaluation.resamples", least=2),
             margin=share(config, "evaluation.margin"),
+            export=true_or_false(config, "export"),
             examples=texts(config, "examples"),
             latest=text_or_null(config, "latest"),
             name=text_or_null(config, "name"),
@@ -105,7 +107,7 @@ def train(config: DictConfig) -> float:
     validation, or the mean quality there where the log has no costs."""
     started = time.monotonic()
     settings, parts = Settings.of(config), Parts.of(config)
-    if config.export:
+    if settings.export:
         require_exportable(parts.encoder, parts.head, parts.policy)
     parts.tracker.prepare()
     outcomes: OutcomeMatrix = parts.data.load()
@@ -125,7 +127,7 @@ def train(config: DictConfig) -> float:
             "test_sha256": query_hash(test),
         }
         router = None
-        if config.export:
+        if settings.export:
             with console.status("Exporting"):
                 router = _export(folder / "artifact", parts.encoder, trained, outcomes, data)
         prediction, parity = _predict_test(parts.encoder, trained, router, test)
@@ -172,10 +174,12 @@ def fit(parts: Parts, settings: Settings, outcomes: OutcomeMatrix, split: Split)
     if split.validation is None:
         validation = train_side
         predicted = cross_predict(head, vectors, train_side, settings.folds, settings.random_state)
-        fitted = head.fit(vectors, train_side)
+        with console.status("Fitting"):
+            fitted = head.fit(vectors, train_side)
     else:
         validation = outcomes.take(split.validation)
-        fitted = head.fit(vectors, train_side)
+        with console.status("Fitting"):
+            fitted = head.fit(vectors, train_side)
         held_out = encode_cached(encoder, validation.prompts, "Embedding validation prompts")
         predicted = fitted.predict(held_out)
     policy = parts.policy.tune(predicted, validation)
@@ -284,9 +288,9 @@ def _show(folder: Path, settings: Settings, exported: bool) -> None:
     if exported and settings.examples:
         print_examples(Router(folder / "artifact", verify=False), settings.examples)
     point_to_latest(settings.latest, folder)
-    console.print(f"Picture    {shown(folder) / 'frontier.png'}", markup=False)
+    console.print(f"Picture    {shown(folder) / 'frontier.png'}")
     if exported:
-        console.print(f"Artifact   {shown(folder) / 'artifact'}", markup=False)
+        console.print(f"Artifact   {shown(folder) / 'artifact'}")
 
 
 def _record(
@@ -311,4 +315,4 @@ def _record(
     with console.status("Recording"):
         hint = tracker.record(run)
     if hint:
-        console.print(f"MLflow     {hint}", markup=False)
+        console.print(f"MLflow     {hint}")

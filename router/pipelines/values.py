@@ -50,6 +50,14 @@ def share(config: DictConfig, key: str) -> float:
     return float(value)
 
 
+def true_or_false(config: DictConfig, key: str) -> bool:
+    """Likewise true or false."""
+    value = OmegaConf.select(config, key)
+    if not fits(value, bool):
+        raise RouterError(f"{key} is {value!r}; give true or false.")
+    return bool(value)
+
+
 def text_or_null(config: DictConfig, key: str) -> str | None:
     """Likewise text, or null."""
     value = OmegaConf.select(config, key)
