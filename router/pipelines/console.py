@@ -107,6 +107,16 @@ def print_comparison(metrics: dict[str, Any]) -> None:
             f"{'/'.join(_figure(two[name], 1) for name in ('cpt20', 'cpt50', 'cpt80'))} "
             "% strong calls"
         )
+    budget = metrics["policy"].get("budget")
+    if priced and budget is not None:
+        spent = router["cost"]
+        kept = "kept" if spent["low"] <= budget else "exceeded"
+        console.print(
+            f"Budget     {kept}: USD {1000 * budget:,.4f} per 1,000 promised, "
+            f"{1000 * spent['value']:,.4f} "
+            f"[{1000 * spent['low']:,.4f}, {1000 * spent['high']:,.4f}] spent on the test side",
+            markup=False,
+        )
     verdict = metrics["verdict"]
     style = STYLES[verdict["decision"]]
     decision = Text(verdict["decision"], style=style)

@@ -47,7 +47,7 @@ def launch(verb: str, function: str, overrides: list[str]) -> None:
     def task(config: DictConfig) -> Any:
         nonlocal started
         started = True
-        # The tokenizers' threads would warn at every later fork; batches are short of them anyway.
+        # Else the tokenizers, once they have used threads, warn at every later fork.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         try:
             module, _, name = function.rpartition(".")
@@ -75,7 +75,7 @@ def launch(verb: str, function: str, overrides: list[str]) -> None:
                 raise
             raise RouterError(sentence(error)) from None
         except OSError as error:
-            if started:
+            if started or isinstance(error, BrokenPipeError):
                 raise
             option = "hydra.sweep.dir" if {"-m", "--multirun"} & set(overrides) else "hydra.run.dir"
             raise RouterError(
