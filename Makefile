@@ -33,4 +33,4 @@ mlflow: setup
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///mlflow.db
 
 clean:
-	rm -rf $(VENV) outputs mlflow.db mlartifacts
+	rm -rf $(VENV) outputs mlflow.db* mlartifacts
