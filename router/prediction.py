@@ -11,13 +11,14 @@ from router.errors import RouterError
 
 @dataclass(frozen=True)
 class Prediction:
-    """Per-candidate quality and cost of n queries.
+    """Per-candidate quality, cost and latency of n queries.
 
     candidates: the m candidates, in the order of the columns.
     quality: (n, m) predicted mean score, on the scale of the logged scores; a linear estimator's
         may leave [0, 1].
     quality_se: (n, m) standard error of that mean.
     cost: (n, m) predicted USD of one answer, or None where the log knows no cost.
+    latency: (n, m) predicted seconds of one answer, or None where the log knows no latency.
 
     Raises RouterError where a number is NaN or infinite: no policy can decide on it.
     """
@@ -26,10 +27,11 @@ class Prediction:
     quality: np.ndarray
     quality_se: np.ndarray
     cost: np.ndarray | None = None
+    latency: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         expected = (len(self.quality), len(self.candidates))
-        for name in ("quality", "quality_se", "cost"):
+        for name in ("quality", "quality_se", "cost", "latency"):
             values = getattr(self, name)
             if values is not None and values.shape != expected:
                 raise ValueError(f"Prediction.{name} has shape {values.shape}, expected {expected}")
@@ -50,4 +52,5 @@ class Prediction:
             quality=self.quality[rows],
             quality_se=self.quality_se[rows],
             cost=None if self.cost is None else self.cost[rows],
+            latency=None if self.latency is None else self.latency[rows],
         )

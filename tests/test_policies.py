@@ -17,11 +17,17 @@ import router.policies as room
 from router.errors import RouterError
 from router.outcomes.matrix import OutcomeMatrix
 from router.policies import (
+    Allocation,
     Budget,
     CheapestAdequate,
+    EpsilonGreedy,
     HardCap,
+    PerQueryBudget,
     Policy,
+    Subset,
+    Thompson,
     Threshold,
+    UpperConfidence,
     Utility,
     draw,
     policy_from_dict,
@@ -73,10 +79,16 @@ def problems(draw: st.DrawFn, least: int = 5) -> tuple[Prediction, OutcomeMatrix
 def tuned(kind: type[Policy], prediction: Prediction, outcomes: OutcomeMatrix) -> Policy:
     """The policy in the middle of what the problem allows."""
     middle = float(np.median(prediction.cost))
-    settings_of: dict[str, dict[str, float]] = {
+    settings_of: dict[str, dict[str, Any]] = {
         "Utility": {"cost_weight": 1 / middle},
+        "PerQueryBudget": {"budget": middle},
+        "Subset": {"cost_weight": 0.1 / middle},
+        "Allocation": {"capacities": {"c0": 0.4}},
         "HardCap": {"cap": middle},
         "CheapestAdequate": {"least_quality": 0.5},
+        "EpsilonGreedy": {"cost_weight": 1 / middle, "cost_aware": True},
+        "Thompson": {"cost_weight": 1 / middle, "least_probability": 0.01},
+        "UpperConfidence": {"cost_weight": 1 / middle, "least_probability": 0.01},
     }
     return kind(**settings_of.get(kind.__name__, {})).tune(prediction, outcomes)
 
@@ -165,7 +177,7 @@ def test_the_path_runs_from_dear_to_cheap(
     prediction, outcomes = problem
     path = tuned(kind, prediction, outcomes).path(prediction)
     assert 2 <= len(path) <= 110
-    if kind in (Utility, Budget, CheapestAdequate):
+    if kind in (Utility, Budget, CheapestAdequate, PerQueryBudget):
         costs = [mean_cost(setting, prediction) for setting in path]
         assert costs[-1] == pytest.approx(prediction.cost.min(axis=1).mean())
         if kind is not CheapestAdequate:  # no candidate reaches the highest level: back to the best
@@ -202,10 +214,16 @@ def test_an_unknown_parameter_is_refused_by_name(kind: type[Policy]) -> None:
     [
         Budget(dear_weight=0.0, cheap_weight=math.inf, dear_share=0.25),
         Budget(budget=math.inf),
+        EpsilonGreedy(cost_weight=0.0, cheap_weight=math.inf, dear_share=0.25),
+        Thompson(budget=math.inf),
+        UpperConfidence(cost_weight=math.inf, width=2.0),
         Utility(math.inf),
         HardCap(ratios=(1.0, 2.5)),
         Threshold(cut=-math.inf),
         Threshold(strong="inf", weak="-inf", cut=math.inf),
+        PerQueryBudget(math.inf),
+        Subset(cost_weight=math.inf),
+        Allocation(math.inf, {"inf": 0.5}),
     ],
     ids=repr,
 )
@@ -222,7 +240,17 @@ def test_infinite_parameters_travel_through_json(policy: Policy) -> None:
         (HardCap, "cap"),
         (HardCap, "level"),
         (CheapestAdequate, "least_quality"),
+        (EpsilonGreedy, "epsilon"),
+        (EpsilonGreedy, "cost_weight"),
+        (Thompson, "width"),
+        (Thompson, "least_probability"),
+        (UpperConfidence, "width"),
+        (UpperConfidence, "budget"),
         (Threshold, "strong_share"),
+        (PerQueryBudget, "budget"),
+        (Subset, "least_confidence"),
+        (Subset, "cost_weight"),
+        (Allocation, "budget"),
     ],
 )
 def test_parameters_out_of_range_are_refused_by_name(
@@ -232,10 +260,13 @@ def test_parameters_out_of_range_are_refused_by_name(
         kind(**{name: bad})
 
 
-@pytest.mark.parametrize("kind", [Utility, HardCap, CheapestAdequate])
+@pytest.mark.parametrize(
+    "kind",
+    [Utility, HardCap, CheapestAdequate, EpsilonGreedy, Thompson, UpperConfidence],
+)
 def test_a_policy_that_weighs_costs_says_that_the_log_has_none(kind: type[Policy]) -> None:
     prediction = prediction_of([[0.5, 0.4]] * 5)
-    policy = kind(cost_weight=1.0) if kind is Utility else kind()
+    policy = kind() if kind in (HardCap, CheapestAdequate) else kind(cost_weight=1.0)
     with pytest.raises(RouterError, match="weighs costs, but the log has none"):
         policy.tune(prediction, outcomes_of(np.ones((5, 2)), None)).probabilities(prediction)
 

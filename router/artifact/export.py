@@ -26,7 +26,8 @@ GOLDEN_PROMPTS = (
     "¿Cuál es la capital de Perú? 🇵🇪",
 )
 GOLDEN_DIMENSIONS = 8
-ROUNDING = 1e-4  # of float32 through a head: in score, and as a share of the cost
+ROUNDING = 1e-4  # of float32 through a head: in score, and as a share of cost and latency
+SHARE = 1e-3  # of a randomised choice: smooth probabilities round as the predictions do
 
 
 class ExportableEncoder(Protocol):
@@ -131,10 +132,15 @@ def check_parity(
     """
     trained = head.predict(vectors)
     ours, theirs = policy.probabilities(trained), router.policy.probabilities(prediction)
-    agree = np.isclose(ours, theirs).all(axis=1)
+    # The shares of a mixture, or of a vote, follow the predictions and so their rounding.
+    agree = np.isclose(ours, theirs, rtol=0, atol=ROUNDING).all(axis=1)
     alike = np.isclose(trained.quality, prediction.quality, rtol=0, atol=ROUNDING).all(axis=1)
-    if trained.cost is not None and prediction.cost is not None:
-        alike &= np.isclose(trained.cost, prediction.cost, rtol=ROUNDING, atol=0).all(axis=1)
+    for said, served in (
+        (trained.cost, prediction.cost),
+        (trained.latency, prediction.latency),
+    ):
+        if said is not None and served is not None:
+            alike &= np.isclose(said, served, rtol=ROUNDING, atol=0).all(axis=1)
     wrong = np.flatnonzero(~agree & ~alike)
     if len(wrong):
         raise RouterError(
@@ -169,6 +175,7 @@ def _golden(router: Router) -> list[dict[str, Any]]:
                 "vector": vector[:GOLDEN_DIMENSIONS].tolist(),
                 "quality": prediction.quality[0].tolist(),
                 "cost": None if prediction.cost is None else prediction.cost[0].tolist(),
+                "latency": None if prediction.latency is None else prediction.latency[0].tolist(),
             }
         )
     return golden

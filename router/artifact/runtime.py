@@ -14,6 +14,7 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 from router.artifact.manifest import read_manifest
+from router.encoding.query_features import query_features
 from router.errors import RouterError
 from router.policies import Policy, draw, policy_from_dict, uniform_of
 from router.prediction import Prediction
@@ -29,6 +30,9 @@ class Decision:
     quality, quality_se: predicted score of every candidate and its standard error.
     cost: predicted USD of every candidate's answer, or None where the log knew no cost.
     reason: one sentence.
+    ask: the candidates to ask, each with its weight in the vote on the answer. That is the chosen
+        one alone, with weight 1, under every policy but a subset, where the chosen one weighs most.
+    latency: predicted seconds of every candidate's answer, or None where the log knew none.
     """
 
     candidate: str
@@ -37,6 +41,8 @@ class Decision:
     quality_se: dict[str, float]
     cost: dict[str, float] | None
     reason: str
+    ask: dict[str, float]
+    latency: dict[str, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -62,6 +68,7 @@ class Router:
             self._prices = np.array(per_million) / 1e6
         self._tokenizer = _opened(Tokenizer.from_file, self.folder / "tokenizer.json")
         self._encoder = _opened(_session, self.folder / "encoder.onnx")
+        self._reads_features = "features" in {given.name for given in self._encoder.get_inputs()}
         self._head = _opened(_session, self.folder / "head.onnx")
         if verify:
             self._verify()
@@ -84,7 +91,8 @@ class Router:
             raise RouterError("The prompt is empty; give the text that the LLM shall answer.")
         prediction = self.predict(self._encode_one(prompt))
         probabilities = self.policy.probabilities(prediction)
-        chosen = int(draw(probabilities, uniform_of([prompt]))[0])
+        votes = self.policy.votes(prediction, draw(probabilities, uniform_of([prompt])))[0]
+        chosen = int(votes.argmax())
         return Decision(
             candidate=self.candidates[chosen],
             probability=float(probabilities[0, chosen]),
@@ -92,6 +100,8 @@ class Router:
             quality_se=self._by_candidate(prediction.quality_se),
             cost=None if prediction.cost is None else self._by_candidate(prediction.cost),
             reason=self.policy.reason(prediction, chosen),
+            ask={self.candidates[j]: float(votes[j]) for j in np.flatnonzero(votes)},
+            latency=None if prediction.latency is None else self._by_candidate(prediction.latency),
         )
 
     def encode(self, prompts: Sequence[str]) -> np.ndarray:
@@ -100,10 +110,12 @@ class Router:
             return np.concatenate(list(pool.map(self._encode_one, prompts)))
 
     def predict(self, vectors: np.ndarray) -> Prediction:
-        """Quality and cost of (n, d) vectors."""
+        """Quality, cost and latency of (n, d) vectors."""
         names = [output.name for output in self._head.get_outputs()]
         outputs = dict(zip(names, self._head.run(None, {"vector": vectors}), strict=True))
-        cost = None
+        cost, latency = None, None
+        if "latency" in outputs:  # neither in an artifact of a log without, nor in an old one
+            latency = outputs["latency"].astype(np.float64)
         if "amounts" in outputs:
             amounts = outputs["amounts"].astype(np.float64)
             cost = (
@@ -116,6 +128,7 @@ class Router:
             outputs["quality"].astype(np.float64),
             outputs["quality_se"].astype(np.float64),
             cost,
+            latency,
         )
 
     def _encode_one(self, prompt: str) -> np.ndarray:
@@ -126,6 +139,8 @@ class Router:
             "input_ids": np.array([encoding.ids], dtype=np.int64),
             "attention_mask": np.array([encoding.attention_mask], dtype=np.int64),
         }
+        if self._reads_features:
+            feed["features"] = query_features([prompt])
         return self._encoder.run(None, feed)[0]
 
     def _by_candidate(self, values: np.ndarray) -> dict[str, float]:
@@ -135,13 +150,16 @@ class Router:
         for golden in self.manifest["golden"]:
             vector = self._encode_one(golden["prompt"])
             prediction = self.predict(vector)
-            # Costs are compared in proportion: they span orders of magnitude, and may be zero.
+            # Costs and latencies are compared in proportion: they span orders of magnitude, and may
+            # be zero.
             pairs = [
                 (vector[0, : len(golden["vector"])], golden["vector"], 0.0),
                 (prediction.quality[0], golden["quality"], 0.0),
             ]
             if prediction.cost is not None:
                 pairs.append((prediction.cost[0], golden["cost"], GOLDEN_TOLERANCE))
+            if prediction.latency is not None:
+                pairs.append((prediction.latency[0], golden["latency"], GOLDEN_TOLERANCE))
             for found, expected, relative in pairs:
                 absolute = 0.0 if relative else GOLDEN_TOLERANCE
                 if not np.allclose(found, expected, rtol=relative, atol=absolute):

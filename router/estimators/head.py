@@ -1,4 +1,4 @@
-"""All that is learned on top of the vectors: quality and cost."""
+"""All that is learned on top of the vectors: quality, cost and latency."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import onnx
 from sklearn.base import BaseEstimator, clone
 from tqdm import tqdm
 
+from router.errors import RouterError
 from router.estimators.base import Estimator
 from router.estimators.cost import CostModel
 from router.estimators.graph import Graph
@@ -19,10 +20,11 @@ from router.prediction import Prediction
 
 
 class Head(BaseEstimator):
-    """Quality and cost, learned apart, predicted together.
+    """Quality, cost and latency, learned apart, predicted together.
 
     quality: estimator of the score.
-    cost: estimator of the relative cost (see CostModel); unused where the log knows no cost.
+    cost: estimator of the relative cost, and of the relative latency likewise (see CostModel);
+        unused where the log knows neither.
     """
 
     def __init__(self, quality: Estimator, cost: Estimator):
@@ -35,23 +37,49 @@ class Head(BaseEstimator):
         self.cost_ = None
         if outcomes.cost is not None:
             self.cost_ = CostModel(self.cost).fit(X, outcomes)
+        self.latency_ = None
+        if outcomes.latency is not None:
+            self.latency_ = CostModel(self.cost).fit(X, _seconds_as_cost(outcomes))
         return self
 
     def predict(self, X: np.ndarray) -> Prediction:
         prediction = self.quality_.predict(X)
-        return prediction if self.cost_ is None else replace(prediction, cost=self.cost_.predict(X))
+        return replace(
+            prediction,
+            cost=None if self.cost_ is None else self.cost_.predict(X),
+            latency=None if self.latency_ is None else self.latency_.predict(X),
+        )
 
     def to_onnx(self) -> onnx.ModelProto:
-        """`vector` (batch, d) -> `quality`, `quality_se` (batch, m) and, where costs are known,
-        `amounts` (batch, m, kinds): dollars, or input and output tokens."""
+        """`vector` (batch, d) -> `quality`, `quality_se` (batch, m) and, where the log knows them,
+        `amounts` (batch, m, kinds), dollars or input and output tokens, and `latency` (batch, m),
+        seconds."""
         graph = Graph()
         quality, se = self.quality_.to_onnx(graph, "vector")
         outputs = {"quality": quality, "quality_se": se}
         if self.cost_ is not None:
             outputs["amounts"] = self.cost_.to_onnx(graph, "vector")
-        axes = {name: ["batch", "candidates"] for name in ("quality", "quality_se")}
+        if self.latency_ is not None:
+            seconds = self.latency_.to_onnx(graph, "vector")  # (batch, m, 1)
+            outputs["latency"] = graph.op("Squeeze", seconds, graph.constant([2], np.int64))
+        axes = {name: ["batch", "candidates"] for name in ("quality", "quality_se", "latency")}
         axes["amounts"] = ["batch", "candidates", "kinds"]
         return graph.model(self.n_features_, outputs, axes)
+
+
+def _seconds_as_cost(outcomes: OutcomeMatrix) -> OutcomeMatrix:
+    """The outcomes whose latency is known, with seconds in place of dollars."""
+    assert outcomes.latency is not None
+    known = ~np.isnan(outcomes.latency)
+    unknown = [name for j, name in enumerate(outcomes.candidates) if not known[:, j].any()]
+    if unknown:
+        raise RouterError(
+            f"No latency_s of {', '.join(map(repr, unknown))} among the {len(outcomes)} queries to "
+            "learn from, though others have one; log it, or drop the column."
+        )
+    return replace(
+        outcomes, observed=known, cost=outcomes.latency, tokens=None, prices=None, price_dates=()
+    )
 
 
 def cross_predict(
@@ -61,6 +89,7 @@ def cross_predict(
     n, m = len(X), len(outcomes.candidates)
     quality, se = np.empty((n, m)), np.empty((n, m))
     cost = None if outcomes.cost is None else np.empty((n, m))
+    latency = None if outcomes.latency is None else np.empty((n, m))
     folds = grouped_folds(outcomes.groups, n_folds, random_state)
     for fit_rows, held_out in tqdm(folds, "Cross-fitting", unit="fold", leave=False, disable=None):
         fitted = clone(head).fit(X[fit_rows], outcomes.take(fit_rows))
@@ -68,4 +97,6 @@ def cross_predict(
         quality[held_out], se[held_out] = prediction.quality, prediction.quality_se
         if cost is not None and prediction.cost is not None:
             cost[held_out] = prediction.cost
-    return Prediction(outcomes.candidates, quality, se, cost)
+        if latency is not None and prediction.latency is not None:
+            latency[held_out] = prediction.latency
+    return Prediction(outcomes.candidates, quality, se, cost, latency)

@@ -10,6 +10,7 @@ import numpy as np
 from router.errors import RouterError
 from router.outcomes.matrix import OutcomeMatrix
 from router.policies import Policy, policy_from_dict
+from router.policies.expected import Expected, expected_of_mixture
 from router.prediction import Prediction
 
 LENGTH_BINS = 10
@@ -18,7 +19,7 @@ SHRINKAGE = 4.0
 
 @dataclass(frozen=True)
 class Lookup:
-    """A table of each candidate's mean score and cost per cell, and the policy tuned on it.
+    """A table of each candidate's mean score, cost and latency per cell; the policy tuned on it.
 
     kind: "length" (cells are bins of the prompt's characters) or "task" (cells are task labels).
     cells: upper bin edges, or labels. The tables have one row more: for prompts beyond the last
@@ -30,6 +31,7 @@ class Lookup:
     quality: np.ndarray
     cost: np.ndarray | None
     policy: Policy
+    latency: np.ndarray | None = None
 
     def predict(self, outcomes: OutcomeMatrix) -> Prediction:
         row = _rows(self.kind, self.cells, outcomes)
@@ -38,6 +40,7 @@ class Lookup:
             self.quality[row],
             np.zeros_like(self.quality[row]),
             None if self.cost is None else self.cost[row],
+            None if self.latency is None else self.latency[row],
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -46,18 +49,20 @@ class Lookup:
             "cells": list(self.cells),
             "quality": self.quality.tolist(),
             "cost": None if self.cost is None else self.cost.tolist(),
+            "latency": None if self.latency is None else self.latency.tolist(),
             "policy": self.policy.to_dict(),
         }
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Lookup:
-        cost = content["cost"]
+        cost, latency = content["cost"], content.get("latency")  # absent from an old artifact
         return cls(
             content["kind"],
             tuple(content["cells"]),
             np.array(content["quality"]),
             None if cost is None else np.array(cost),
             policy_from_dict(content["policy"]),
+            None if latency is None else np.array(latency),
         )
 
 
@@ -113,6 +118,16 @@ class Baselines:
         plans["oracle"] = np.eye(m)[np.where(best, rank, np.inf).argmin(axis=1)]
         return plans
 
+    def expected(self, test: OutcomeMatrix, router: np.ndarray) -> dict[str, Expected]:
+        """Name -> what the plan yields on each test query; `router` as in `plans`."""
+        outcomes = (test.scores, test.cost, test.latency)
+        return {
+            name: self.lookups[name].policy.expected(self.lookups[name].predict(test), *outcomes)
+            if name in self.lookups
+            else expected_of_mixture(plan, *outcomes)
+            for name, plan in self.plans(test, router).items()
+        }
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "best_single": self.best_single,
@@ -148,7 +163,12 @@ def _lookup(kind: str, cells: tuple[Any, ...], train: OutcomeMatrix, policy: Pol
     n_rows = len(cells) + 1
     quality = _shrunken_means(row, n_rows, train.scores, train.observed)
     cost = None if train.cost is None else _shrunken_means(row, n_rows, train.cost, train.observed)
-    lookup = Lookup(kind, cells, quality, cost, policy)
+    latency = None
+    if train.latency is not None:
+        known = ~np.isnan(train.latency)
+        if known.any(axis=0).all():
+            latency = _shrunken_means(row, n_rows, train.latency, known)
+    lookup = Lookup(kind, cells, quality, cost, policy, latency)
     prediction = lookup.predict(train)
     try:
         tuned = policy.tune(prediction, train)

@@ -56,6 +56,20 @@ def aiq_gain(
     """
     if bootstrap.n_groups < 2:
         return Interval(float("nan"), float("nan"), float("nan"))
+    return bootstrap.interval(
+        *resampled_gain(cost, quality, model_cost, model_quality, bootstrap, groups)
+    )
+
+
+def resampled_gain(
+    cost: np.ndarray,
+    quality: np.ndarray,
+    model_cost: np.ndarray,
+    model_quality: np.ndarray,
+    bootstrap: Bootstrap,
+    groups: np.ndarray,
+) -> tuple[float, np.ndarray]:
+    """The gain of `aiq_gain`, and (resamples,) the same on every resample."""
     means = model_cost.mean(axis=1)
     ends = (means.min(), means.max())
     settings = np.unique(np.clip(np.concatenate([ends, cost.mean(axis=1)]), *ends))
@@ -72,4 +86,4 @@ def aiq_gain(
     parts = (model_cost.T, router, models)
     resampled = zip(*map(bootstrap.means, parts), strict=True)
     value = gain(*(part.mean(axis=0) for part in parts))
-    return bootstrap.interval(value, np.array([gain(*means) for means in resampled]))
+    return value, np.array([gain(*means) for means in resampled])

@@ -35,6 +35,7 @@ from router.evaluation.two_candidates import performance_gap_recovered, two_cand
 from router.evaluation.verdict import MARGIN, Verdict, judge
 from router.outcomes.matrix import OutcomeMatrix
 from router.policies import Policy, draw, uniform_of
+from router.policies.expected import Expected
 from router.prediction import Prediction
 
 log = logging.getLogger(__name__)
@@ -85,12 +86,15 @@ def evaluate(
     test, prediction = _fully_observed(test, prediction)
     probabilities = policy.probabilities(prediction)
     bootstrap = Bootstrap(test.groups, resamples)
-    plans = {"router": probabilities, **baselines.plans(test, probabilities)}
-    quality = {name: (plan * test.scores).sum(axis=1) for name, plan in plans.items()}
-    judged = {name: {"quality": bootstrap.mean(quality[name]).to_dict()} for name in plans}
+    expected = {
+        "router": policy.expected(prediction, test.scores, test.cost, test.latency),
+        **baselines.expected(test, probabilities),
+    }
+    quality = {name: plan.score for name, plan in expected.items()}
+    judged = {name: {"quality": bootstrap.mean(quality[name]).to_dict()} for name in expected}
     gains = {
         name: bootstrap.mean(quality["router"] - quality[name])
-        for name in plans
+        for name in expected
         if name != "router"
     }
     saving, curve, band = None, None, None
@@ -103,8 +107,8 @@ def evaluate(
         "regret": means["oracle"] - means["router"],
     }
     if test.cost is not None:
-        cost = {name: (plan * test.cost).sum(axis=1) for name, plan in plans.items()}
-        for name in plans:
+        cost = {name: plan.cost for name, plan in expected.items() if plan.cost is not None}
+        for name in cost:
             judged[name]["cost"] = bootstrap.mean(cost[name]).to_dict()
         saving = _relative(bootstrap, cost["router"], cost["best single"])
         curve = curve_of(policy, prediction, test)
@@ -113,11 +117,14 @@ def evaluate(
         router |= _frontier_metrics(curve, resampled, test, bootstrap, *reference)
         router["routerarena"] = routerarena_score(means["router"], float(cost["router"].mean()))
         band = _band(curve, resampled, bootstrap)
+    for name, latency in _latencies(test, expected, resamples).items():
+        judged[name]["latency"] = latency
     if len(test.candidates) == 2:
         router |= _two_candidates(prediction, test, baselines.best_single, means["router"])
 
     verdict = judge(gains["best single"], saving, baselines.best_single, margin)
-    drawn = draw(probabilities, uniform_of(test.prompts))
+    votes = policy.votes(prediction, draw(probabilities, uniform_of(test.prompts)))
+    drawn = votes.argmax(axis=1)
     chosen = {"best single": baselines.best_single, "cheapest": baselines.cheapest}
     metrics = {
         "queries": len(test),
@@ -125,7 +132,7 @@ def evaluate(
         "router": {**judged["router"], **router},
         "baselines": {
             name: judged[name] | ({"candidate": chosen[name]} if name in chosen else {})
-            for name in plans
+            for name in expected
             if name != "router"
         },
         "differences": {
@@ -138,7 +145,7 @@ def evaluate(
     return Evaluation(
         metrics=metrics,
         verdict=verdict,
-        predictions=prediction_table(test, prediction, probabilities, drawn),
+        predictions=prediction_table(test, prediction, probabilities, votes),
         frontier=frontier_table(curve, test, judged),
         band=band,
         tasks=task_table(test, quality["router"], quality["best single"], resamples),
@@ -162,6 +169,23 @@ def _fully_observed(
             len(test),
         )
     return test.take(rows), prediction.take(rows)
+
+
+def _latencies(
+    test: OutcomeMatrix, expected: dict[str, Expected], resamples: int
+) -> dict[str, dict[str, float]]:
+    """Name -> mean seconds, on the queries of which every latency is known; empty where none is."""
+    if test.latency is None:
+        return {}
+    timed = np.flatnonzero(~np.isnan(test.latency).any(axis=1))
+    if len(timed) == 0:
+        return {}
+    bootstrap = Bootstrap(test.groups[timed], resamples)
+    return {
+        name: bootstrap.mean(plan.latency[timed]).to_dict()
+        for name, plan in expected.items()
+        if plan.latency is not None
+    }
 
 
 def _relative(bootstrap: Bootstrap, cost: np.ndarray, reference: np.ndarray) -> Interval:

@@ -18,7 +18,7 @@ class Curve:
     """A policy at L settings on n queries.
 
     quality, cost: (L, n) expected score and USD of each query at each setting.
-    shares: (L, m) share of queries that each candidate answers.
+    shares: (L, m) share of queries that each candidate answers; in a vote, of the votes.
     """
 
     quality: np.ndarray
@@ -42,10 +42,10 @@ def curve_of(policy: Policy, prediction: Prediction, outcomes: OutcomeMatrix) ->
     quality, cost = np.empty((len(path) + 1, n)), np.empty((len(path) + 1, n))
     shares = np.empty((len(path) + 1, m))
     for i, setting in enumerate(path):
-        plan = setting.probabilities(prediction)
-        quality[i] = (plan * outcomes.scores).sum(axis=1)
-        cost[i] = (plan * outcomes.cost).sum(axis=1)
-        shares[i] = plan.mean(axis=0)
+        expected = setting.expected(prediction, outcomes.scores, outcomes.cost)
+        assert expected.cost is not None
+        quality[i], cost[i] = expected.score, expected.cost
+        shares[i] = setting.probabilities(prediction).mean(axis=0)
     cheapest = int(outcomes.cost.mean(axis=0).argmin())
     quality[-1], cost[-1] = outcomes.scores[:, cheapest], outcomes.cost[:, cheapest]
     shares[-1] = np.eye(m)[cheapest]

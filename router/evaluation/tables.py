@@ -10,28 +10,37 @@ import pandas as pd
 from router.evaluation.bootstrap import Bootstrap
 from router.evaluation.frontier import Curve
 from router.outcomes.matrix import OutcomeMatrix
+from router.policies.expected import expected_of_vote
 from router.prediction import Prediction
 
 
 def prediction_table(
-    test: OutcomeMatrix, prediction: Prediction, probabilities: np.ndarray, drawn: np.ndarray
+    test: OutcomeMatrix, prediction: Prediction, probabilities: np.ndarray, votes: np.ndarray
 ) -> pd.DataFrame:
-    """A row per query: the drawn candidate with its probability, observed score and cost, then the
-    predicted quality and cost of every candidate."""
-    rows = np.arange(len(test))
+    """A row per query: the chosen candidate with its probability, the observed score, cost and
+    latency of the answer, then the predicted quality, cost and latency of every candidate.
+
+    votes: (n, m) weight of each candidate in the answer; the chosen one has the most.
+    """
+    rows, drawn = np.arange(len(test)), votes.argmax(axis=1)
+    answer = expected_of_vote(votes, test.scores, test.cost, test.latency)
     columns: dict[str, Any] = {
         "query_id": test.queries["query_id"].to_numpy(),
         "chosen": np.array(test.candidates, dtype=object)[drawn],
         "probability": probabilities[rows, drawn],
-        "score": test.scores[rows, drawn],
+        "score": answer.score,
     }
-    if test.cost is not None:
-        columns["cost_usd"] = test.cost[rows, drawn]
+    if answer.cost is not None:
+        columns["cost_usd"] = answer.cost
+    if answer.latency is not None:
+        columns["latency_s"] = answer.latency
     for j, name in enumerate(test.candidates):
         columns[f"quality:{name}"] = prediction.quality[:, j]
         columns[f"quality_se:{name}"] = prediction.quality_se[:, j]
         if prediction.cost is not None:
             columns[f"cost:{name}"] = prediction.cost[:, j]
+        if prediction.latency is not None:
+            columns[f"latency:{name}"] = prediction.latency[:, j]
     return pd.DataFrame(columns)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from router.evaluation.frontier import aiq, curve_of
 from router.outcomes.matrix import OutcomeMatrix
 from router.policies import Policy
+from router.policies.base import filled
 from router.prediction import Prediction
 
 
@@ -20,18 +21,17 @@ def validation_figures(
 
     Trials of a sweep are compared by these figures, never by the test side's.
     """
-    chosen = policy.probabilities(prediction)
-    scores = np.where(outcomes.observed, outcomes.scores, prediction.quality)
+    scores, cost = filled(prediction, outcomes)
+    expected = policy.expected(prediction, scores, cost)
     figures: dict[str, float | None] = {
-        "quality": float((chosen * scores).sum(axis=1).mean()),
+        "quality": float(expected.score.mean()),
         "cost": None,
         "aiq": None,
     }
-    if prediction.cost is not None and outcomes.cost is not None:
-        cost = np.where(outcomes.observed, outcomes.cost, prediction.cost)
-        figures["cost"] = float((chosen * cost).sum(axis=1).mean())
+    if cost is not None and expected.cost is not None:
+        figures["cost"] = float(expected.cost.mean())
         everything = np.ones_like(outcomes.observed)
-        filled = replace(
+        complete = replace(
             outcomes,
             scores=scores,
             cost=cost,
@@ -41,6 +41,6 @@ def validation_figures(
             propensity=None,
         )
         means = cost.mean(axis=0)
-        points = curve_of(policy, prediction, filled).points
+        points = curve_of(policy, prediction, complete).points
         figures["aiq"] = aiq(points, float(means.min()), float(means.max()))
     return figures

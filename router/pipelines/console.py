@@ -64,11 +64,12 @@ def print_candidates(outcomes: OutcomeMatrix) -> None:
 def print_comparison(metrics: dict[str, Any]) -> None:
     """The router and its baselines, side by side."""
     router = metrics["router"]
-    priced = "cost" in router
+    priced, timed = "cost" in router, "latency" in router
     table = Table(box=None, header_style="bold", pad_edge=False)
     table.add_column("", no_wrap=True)
     headers = ["quality", "95 % interval", "gain on best single"]
-    for header in [*headers, *(["USD per 1,000", "cost"] if priced else [])]:
+    headers += ["USD per 1,000", "cost"] if priced else []
+    for header in [*headers, *(["seconds"] if timed else [])]:
         table.add_column(header, justify="right", no_wrap=True)
     reference = metrics["baselines"]["best single"]
     for name, judged in {"router": router, **metrics["baselines"]}.items():
@@ -83,6 +84,8 @@ def print_comparison(metrics: dict[str, Any]) -> None:
         if priced:
             cost, full = judged["cost"]["value"], reference["cost"]["value"]
             row += [f"{1000 * cost:,.4f}", f"{cost / full:.0%}" if full > 0 else ""]
+        if timed:
+            row.append(f"{judged['latency']['value']:,.3f}")
         table.add_row(*row, style="bold" if name == "router" else None)
     console.print(table)
     named = {name: metrics["baselines"].get(name, {}) for name in ("best single", "cheapest")}

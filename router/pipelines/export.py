@@ -75,8 +75,9 @@ def read_validation(path: Path, candidates: tuple[str, ...]) -> tuple[Prediction
         scores=scores,
         observed=~np.isnan(scores),
         cost=matrix("observed_cost"),
+        latency=matrix("observed_latency"),
     )
-    return Prediction(candidates, quality, se, matrix("cost")), outcomes
+    return Prediction(candidates, quality, se, matrix("cost"), matrix("latency")), outcomes
 
 
 def retuned(baselines: Baselines, policy: Policy, validation: OutcomeMatrix) -> Baselines:

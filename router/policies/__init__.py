@@ -4,18 +4,30 @@ The very same code decides in training, in evaluation and in the exported artifa
 """
 
 from router.policies.adequate import CheapestAdequate
+from router.policies.allocation import Allocation
 from router.policies.base import Policy, draw, policy_from_dict, uniform_of
 from router.policies.budget import Budget
+from router.policies.epsilon_greedy import EpsilonGreedy
 from router.policies.hard_cap import HardCap
+from router.policies.per_query_budget import PerQueryBudget
+from router.policies.subset import Subset
+from router.policies.thompson import Thompson
 from router.policies.threshold import Threshold
+from router.policies.upper_confidence import UpperConfidence
 from router.policies.utility import Utility
 
 __all__ = [
+    "Allocation",
     "Budget",
     "CheapestAdequate",
+    "EpsilonGreedy",
     "HardCap",
+    "PerQueryBudget",
     "Policy",
+    "Subset",
+    "Thompson",
     "Threshold",
+    "UpperConfidence",
     "Utility",
     "draw",
     "policy_from_dict",

@@ -6,12 +6,13 @@ import dataclasses
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from router.errors import RouterError
+from router.policies.expected import Expected, expected_of_mixture
 from router.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -36,6 +37,23 @@ class Policy(ABC):
     @abstractmethod
     def probabilities(self, prediction: Prediction) -> np.ndarray:
         """(n, m) probability of each candidate; rows sum to one."""
+
+    def votes(self, prediction: Prediction, chosen: np.ndarray) -> np.ndarray:
+        """(n, m) weight of each candidate in the answer where `chosen` (n,) was drawn; rows sum to
+        one, and a candidate without weight is not asked. The drawn one answers alone, unless the
+        policy asks several together."""
+        return one_hot(chosen, len(prediction.candidates))
+
+    def expected(
+        self,
+        prediction: Prediction,
+        scores: np.ndarray,
+        cost: np.ndarray | None = None,
+        latency: np.ndarray | None = None,
+    ) -> Expected:
+        """Score, USD and seconds that each query's decision is expected to yield, given (n, m)
+        outcomes."""
+        return expected_of_mixture(self.probabilities(prediction), scores, cost, latency)
 
     @abstractmethod
     def path(self, prediction: Prediction) -> list[Policy]:
@@ -74,7 +92,12 @@ def _from_json(value: Any, kind: str) -> Any:
     # A candidate may be called "inf": only numbers are read so.
     if value in ("inf", "-inf") and "float" in kind:
         return float(value)
-    return tuple(value) if isinstance(value, list) else value
+    return _as_tuple(value)
+
+
+def _as_tuple(value: Any) -> Any:
+    """JSON knows no tuples: lists, and lists in them, are what became of those."""
+    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
 def require_cost(prediction: Prediction, policy: str) -> np.ndarray:
@@ -87,12 +110,46 @@ def require_cost(prediction: Prediction, policy: str) -> np.ndarray:
     return prediction.cost
 
 
+def require_weight(latency_weight: float) -> None:
+    """Raise RouterError where a second would be worth less than nothing, or everything."""
+    if not 0 <= latency_weight < np.inf:
+        raise RouterError(
+            f"policy.latency_weight is {latency_weight}; give a finite score per second from 0 up."
+        )
+
+
+def net_of_latency(prediction: Prediction, latency_weight: float) -> Prediction:
+    """The prediction with quality less the weighted seconds in place of quality, a linear form of
+    MixLLM's latency penalty (arXiv 2502.18482).
+
+    latency_weight: score that one second is worth.
+
+    Raises RouterError where seconds count and the log has none.
+    """
+    if latency_weight == 0:
+        return prediction
+    if prediction.latency is None:
+        raise RouterError(
+            f"policy.latency_weight={latency_weight:g} weighs seconds, but the log has none; "
+            "log latency_s, or set it to 0."
+        )
+    return replace(prediction, quality=prediction.quality - latency_weight * prediction.latency)
+
+
 def filled(prediction: Prediction, outcomes: OutcomeMatrix) -> tuple[np.ndarray, np.ndarray | None]:
     """(n, m) scores and costs; where the log did not see an outcome, the prediction stands in."""
     scores = np.where(outcomes.observed, outcomes.scores, prediction.quality)
     if prediction.cost is None or outcomes.cost is None:
         return scores, None
     return scores, np.where(outcomes.observed, outcomes.cost, prediction.cost)
+
+
+def filled_latency(prediction: Prediction, outcomes: OutcomeMatrix) -> np.ndarray:
+    """(n, m) seconds, likewise; of a prediction that has some."""
+    assert prediction.latency is not None
+    if outcomes.latency is None:
+        return prediction.latency
+    return np.where(np.isnan(outcomes.latency), prediction.latency, outcomes.latency)
 
 
 def cheapest_best(
@@ -114,10 +171,13 @@ def best_of_cheapest(quality: np.ndarray, cost: np.ndarray) -> np.ndarray:
 
 
 def reason_of_best(
-    prediction: Prediction, chosen: int, allowed: np.ndarray | None = None
+    prediction: Prediction,
+    chosen: int,
+    allowed: np.ndarray | None = None,
+    what: str = "predicted quality",
 ) -> str | None:
     """How the single query's candidate comes to have the best predicted quality (of the allowed
-    ones, (m,)); None where it does not have it."""
+    ones, (m,)); None where it does not have it. what: the name of the number compared."""
     quality = prediction.quality[0]
     level = quality if allowed is None else np.where(allowed, quality, -np.inf)
     tied = np.flatnonzero(level >= level.max() - TIE).tolist()
@@ -125,9 +185,9 @@ def reason_of_best(
         return None
     others = ", ".join(prediction.candidates[j] for j in tied if j != chosen)
     if not others:
-        return f"best predicted quality ({quality[chosen]:.3f})"
+        return f"best {what} ({quality[chosen]:.3f})"
     rule = "first" if prediction.cost is None else "cheapest"
-    shared = f"shares the best predicted quality ({quality[chosen]:.3f}) with {others}"
+    shared = f"shares the best {what} ({quality[chosen]:.3f}) with {others}"
     return f"{shared}; the {rule} of them answers"
 
 

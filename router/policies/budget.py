@@ -9,15 +9,20 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from router.errors import RouterError
-from router.policies.base import Policy, filled
+from router.policies.base import (
+    Policy,
+    filled,
+    filled_latency,
+    net_of_latency,
+    require_weight,
+)
+from router.policies.bisection import neighbours, off_the_switch
 from router.policies.utility import Utility, cost_weights
 from router.prediction import Prediction
 
 if TYPE_CHECKING:
     from router.outcomes.matrix import OutcomeMatrix
 
-BISECTIONS = 100
-MARGINS = (1e-2, 1e-3, 1e-4, 1e-5)
 ROUNDING = 1e-9
 
 
@@ -32,10 +37,12 @@ class Budget(Policy):
     budget: USD per query on average. None lets validation choose by the one-standard-error rule
         (Breiman et al. 1984, section 3.4.3): of all budgets up to the best single model's cost, the
         least whose mean score is within the best one's own standard error of it.
+    latency_weight: score that one second is worth; quality is what is left of it.
     dear_weight, cheap_weight, dear_share: the tuned mixture.
     """
 
     budget: float | None = None
+    latency_weight: float = 0.0
     dear_weight: float | None = None
     cheap_weight: float | None = None
     dear_share: float = 1.0
@@ -43,9 +50,13 @@ class Budget(Policy):
     def __post_init__(self) -> None:
         if self.budget is not None and not self.budget > 0:
             raise RouterError(f"policy.budget is {self.budget}; give USD per query above 0.")
+        require_weight(self.latency_weight)
 
     def tune(self, prediction: Prediction, outcomes: OutcomeMatrix) -> Self:
         scores, cost = filled(prediction, outcomes)
+        if self.latency_weight > 0:
+            prediction = net_of_latency(prediction, self.latency_weight)
+            scores = scores - self.latency_weight * filled_latency(prediction, outcomes)
         if cost is None:
             if self.budget is not None:
                 raise RouterError(
@@ -63,8 +74,11 @@ class Budget(Policy):
     def _tune_to_budget(self, prediction: Prediction, cost: np.ndarray, budget: float) -> Self:
         rows = np.arange(len(prediction))
 
+        def choices(weight: float) -> np.ndarray:
+            return Utility(weight).choose(prediction)
+
         def spent(weight: float) -> float:
-            return float(cost[rows, Utility(weight).choose(prediction)].mean())
+            return float(cost[rows, choices(weight)].mean())
 
         if spent(0.0) <= budget:
             return self._of_one_plan(0.0)
@@ -74,22 +88,11 @@ class Budget(Policy):
                 f"policy.budget=${budget:g} per query is below ${least:.3g}, "
                 "the mean cost of always asking the cheapest candidate; raise it."
             )
-        # Logged costs need not fall with the weight, as predicted ones do. So the search keeps two
-        # weights of which the first spends more than the budget and the second does not.
         finite = cost_weights(prediction)[1:-1]
         steps = [0.0, min(finite, default=1.0) / 2, max(finite, default=1.0) * 2, float("inf")]
-        first_within = next(i for i, weight in enumerate(steps) if spent(weight) <= budget)
-        dear, cheap = steps[first_within - 1 : first_within + 1]
-        for _ in range(BISECTIONS):
-            middle = float(np.sqrt(dear) * np.sqrt(cheap))
-            if not dear < middle < cheap:
-                break  # neighbours, or a step at an end, where no choice changes in between
-            if spent(middle) > budget:
-                dear = middle
-            else:
-                cheap = middle
-        dear = _off_the_switch(prediction, dear, -1)
-        cheap = _off_the_switch(prediction, cheap, +1)
+        dear, cheap = neighbours(spent, budget, steps)
+        dear = off_the_switch(choices, dear, -1)
+        cheap = off_the_switch(choices, cheap, +1)
         above, below = spent(dear), spent(cheap)
         return dataclasses.replace(
             self,
@@ -113,13 +116,14 @@ class Budget(Policy):
         error = value[best].std(ddof=1) / np.sqrt(len(rows))
         good = affordable & (quality >= quality[best] - error - ROUNDING)
         plan = int(np.where(good, spent, np.inf).argmin())
-        weight = _off_the_switch(prediction, weights[plan], +1)
+        weight = off_the_switch(lambda w: Utility(w).choose(prediction), weights[plan], +1)
         return dataclasses.replace(self._of_one_plan(weight), budget=float(spent[plan]))
 
     def _plans(self) -> tuple[Utility, Utility]:
         if self.dear_weight is None or self.cheap_weight is None:
             raise RouterError("This budget policy was not tuned yet; call tune on validation data.")
-        return Utility(self.dear_weight), Utility(self.cheap_weight)
+        seconds = self.latency_weight
+        return Utility(self.dear_weight, seconds), Utility(self.cheap_weight, seconds)
 
     def probabilities(self, prediction: Prediction) -> np.ndarray:
         dear, cheap = self._plans()
@@ -129,21 +133,10 @@ class Budget(Policy):
         return mixed + (1 - self.dear_share) * cheap.probabilities(prediction)
 
     def path(self, prediction: Prediction) -> list[Policy]:
-        return Utility().path(prediction)
+        return Utility(latency_weight=self.latency_weight).path(prediction)
 
     def reason(self, prediction: Prediction, chosen: int) -> str:
         dear, cheap = self._plans()
         plan = dear if dear.choose(prediction)[0] == chosen else cheap
         kept = "" if self.budget is None else f" (budget ${self.budget:.6f} per query)"
         return plan.reason(prediction, chosen) + kept
-
-
-def _off_the_switch(prediction: Prediction, weight: float, sign: int) -> float:
-    """A weight of the same choices some way off the one at which a query switches: rounding in the
-    artifact must not decide for the queries that are alike."""
-    chosen = Utility(weight).choose(prediction)
-    for margin in MARGINS:
-        moved = weight * (1 + sign * margin)
-        if (Utility(moved).choose(prediction) == chosen).all():
-            return moved
-    return weight

@@ -1,8 +1,9 @@
-"""P1: predicted quality less the weighted cost."""
+"""P1: predicted quality less the weighted cost and the weighted latency."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -12,30 +13,44 @@ from router.policies.base import (
     Policy,
     best_of_cheapest,
     cheapest_best,
+    net_of_latency,
     one_hot,
     reason_of_best,
     require_cost,
+    require_weight,
     spread,
 )
 from router.prediction import Prediction
 
+if TYPE_CHECKING:
+    from router.outcomes.matrix import OutcomeMatrix
+
 
 @dataclass(frozen=True)
 class Utility(Policy):
-    """argmax of quality - cost_weight x cost; ties go to the cheaper candidate.
+    """argmax of quality - cost_weight x cost - latency_weight x latency; ties go to the cheaper
+    candidate.
 
     cost_weight: score that one US dollar is worth (lambda of the Lagrangian); infinite: cost alone,
-        and quality decides between equal costs.
+        and quality less the weighted latency decides between equal costs.
+    latency_weight: score that one second is worth.
     """
 
     cost_weight: float = 0.0
+    latency_weight: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.cost_weight >= 0:
             raise RouterError(f"policy.cost_weight is {self.cost_weight}; give at least 0.")
+        require_weight(self.latency_weight)
+
+    def tune(self, prediction: Prediction, outcomes: OutcomeMatrix) -> Self:
+        net_of_latency(prediction, self.latency_weight)
+        return self
 
     def choose(self, prediction: Prediction) -> np.ndarray:
         """(n,) chosen candidate."""
+        prediction = net_of_latency(prediction, self.latency_weight)
         quality = prediction.quality
         if self.cost_weight == 0:
             return cheapest_best(quality, prediction.cost)
@@ -51,20 +66,25 @@ class Utility(Policy):
         return one_hot(self.choose(prediction), len(prediction.candidates))
 
     def path(self, prediction: Prediction) -> list[Policy]:
-        return [Utility(weight) for weight in cost_weights(prediction)]
+        weights = cost_weights(net_of_latency(prediction, self.latency_weight))
+        return [Utility(weight, self.latency_weight) for weight in weights]
 
     def reason(self, prediction: Prediction, chosen: int) -> str:
         if np.isinf(self.cost_weight):
             return f"least predicted cost (${require_cost(prediction, 'utility')[0, chosen]:.6f})"
-        best_quality = reason_of_best(prediction, chosen)
+        what = "predicted quality"
+        if self.latency_weight > 0:
+            what += f" less {self.latency_weight:g} per second"
+        prediction = net_of_latency(prediction, self.latency_weight)
+        best_quality = reason_of_best(prediction, chosen, what=what)
         if best_quality is not None:
             return best_quality
         cost = require_cost(prediction, "utility")[0]
         best = int(cheapest_best(prediction.quality, prediction.cost)[0])
         gain = prediction.quality[0, best] - prediction.quality[0, chosen]
         return (
-            f"{prediction.candidates[best]} would add {gain:.3g} quality for "
-            f"${cost[best] - cost[chosen]:.6f} more, which does not pay at "
+            f"{prediction.candidates[best]} would add {gain:.3g} {what.removeprefix('predicted ')} "
+            f"for ${cost[best] - cost[chosen]:.6f} more, which does not pay at "
             f"{self.cost_weight:.4g} quality per dollar"
         )
 
