@@ -11,11 +11,12 @@ from conftest import make_problem
 from hypothesis import example, given
 from hypothesis import strategies as st
 from sklearn.base import clone
-from test_estimators import every_estimator
+from test_estimators import every_estimator, every_estimator_that_takes_candidates
 
 from router.estimators import KNN, Estimator, LightGBM, Logistic, Marginal, Partition, Ridge
 from router.estimators.boosting import float32_at_most
 from router.estimators.head import Head
+from router.estimators.latent import LatentEstimator
 from router.outcomes.matrix import OutcomeMatrix
 
 
@@ -29,7 +30,7 @@ def run(head: Head, X: np.ndarray) -> dict[str, np.ndarray]:
 
 def head_of(estimator: Estimator) -> Head:
     """The estimator for quality and, where it can, for cost."""
-    cost = Marginal() if isinstance(estimator, Logistic) else clone(estimator)
+    cost = Marginal() if isinstance(estimator, (Logistic, LatentEstimator)) else clone(estimator)
     return Head(clone(estimator), cost)
 
 
@@ -54,6 +55,45 @@ def test_the_graph_equals_predict(estimator: Estimator, costs: str | None, obser
     assert_parity(head, new)
     assert_parity(head, new[:1])
     assert_parity(head, X)
+
+
+@every_estimator_that_takes_candidates
+@pytest.mark.parametrize("n_labels", [1, 30])
+def test_the_graph_equals_predict_with_a_candidate_taken_in(
+    estimator: Estimator, n_labels: int
+) -> None:
+    X, outcomes = make_problem(120, observed=0.8)
+    X = X.astype(np.float32)
+    head = Head(clone(estimator), Marginal()).fit(X, outcomes)
+    labels = np.arange(n_labels) % 2.0
+    head.quality_ = head.quality_.with_candidate("new", X[:n_labels], labels)
+    amounts = np.linspace(0.1, 0.2, n_labels)[:, None]
+    assert head.cost_ is not None
+    head.cost_ = head.cost_.with_candidate("new", X[:n_labels], amounts)
+    assert_parity(head, make_problem(80, seed=1)[0])
+
+
+@pytest.mark.parametrize("cost", [Partition(4), LightGBM(n_estimators=5)], ids=repr)
+@pytest.mark.parametrize("costs", ["usd", "tokens"])
+def test_the_cost_of_a_candidate_taken_in(cost: Estimator, costs: str) -> None:
+    X, outcomes = make_problem(120, costs=costs)
+    X = X.astype(np.float32)
+    head = Head(Marginal(), cost).fit(X, outcomes)
+    assert head.cost_ is not None
+    known = head.cost_.predict(X)
+    head.quality_ = head.quality_.with_candidate("new", X[:20], np.ones(20))
+    kinds = head.cost_.mean_.shape[1]
+    amounts = np.random.default_rng(0).uniform(50, 150, size=(20, kinds))
+    price = np.array([1e-6, 4e-6]) if costs == "tokens" else None
+    head.cost_ = head.cost_.with_candidate("new", X[:20], amounts, price)
+    predicted = head.cost_.predict(X)
+    np.testing.assert_array_equal(predicted[:, :3], known)
+    mean = amounts.mean(axis=0) @ (np.ones(kinds) if price is None else price)
+    np.testing.assert_allclose(predicted[:, 3].mean(), mean, rtol=0.15)
+    if not cost.takes_candidates:
+        np.testing.assert_allclose(predicted[:, 3], mean)
+    computed = run(head, X)["amounts"]
+    np.testing.assert_allclose(computed / head.cost_.predict_amounts(X), 1, atol=1e-5)
 
 
 def _all_the_same(X: np.ndarray, outcomes: OutcomeMatrix) -> tuple[np.ndarray, OutcomeMatrix]:

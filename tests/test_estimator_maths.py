@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 
+from router.errors import RouterError
 from router.estimators import KNN, LightGBM, Logistic, Marginal, Partition, Ridge
 from router.estimators.base import overall_of
 from router.estimators.linear_uncertainty import LinearUncertainty
@@ -210,6 +211,38 @@ def test_leave_one_out_equals_leaving_each_one_out(seed: int, n: int, d: int, al
 
 
 @few
+@given(seeds, st.floats(0.01, 100))
+def test_copies_of_a_query_are_left_out_together(seed: int, alpha: float) -> None:
+    rng = np.random.default_rng(seed)
+    X, Y = rng.normal(size=(8, 3))[rng.integers(8, size=20)], rng.random((20, 2))
+    X[:2] = rng.normal(size=(2, 3))  # so that something is left of any
+    _, _, error = leave_one_out(X, Y, [alpha])
+    squares = []
+    for i in range(20):
+        rest = (X[i] != X).any(axis=1)
+        model = sklearn.linear_model.Ridge(alpha).fit(X[rest], Y[rest])
+        squares.append((model.predict(X[[i]])[0] - Y[i]) ** 2)
+    np.testing.assert_allclose(error, np.mean(squares, axis=0), rtol=1e-6)
+
+
+@few
+@given(seeds, st.integers(3, 20))
+def test_ridge_learns_a_new_candidate_from_its_labels_alone(seed: int, k: int) -> None:
+    rng = np.random.default_rng(seed)
+    X, labelled, scores = rng.normal(size=(30, 4)), rng.normal(size=(k, 4)), rng.random(k)
+    old = Ridge().fit(X, outcomes_of(rng.random((30, 2))))
+    new = old.with_candidate("new", labelled, scores)
+    alone = Ridge().fit(labelled, outcomes_of(scores[:, None]))
+    queries = rng.normal(size=(5, 4))
+    np.testing.assert_array_equal(new.predict(queries).quality[:, :2], old.predict(queries).quality)
+    np.testing.assert_allclose(
+        new.predict(queries).quality[:, 2], alone.predict(queries).quality[:, 0], rtol=1e-9
+    )
+    np.testing.assert_allclose(new.loo_error_[2:], alone.loo_error_)
+    assert (new.alpha_[2], len(new.loo_error_)) == (alone.alpha_[0], 3)
+
+
+@few
 @given(seeds, st.floats(0.5, 1.0))
 def test_ridge_is_scikit_learns_at_the_penalty_of_least_leave_one_out_error(
     seed: int, share: float
@@ -283,6 +316,32 @@ def test_logistic_is_scikit_learns_on_plain_labels() -> None:
         np.testing.assert_allclose(
             prediction.quality[:, j], model.predict_proba(X)[:, 1], atol=1e-4
         )
+
+
+def test_balanced_logistic_is_scikit_learns_on_plain_labels() -> None:
+    X, outcomes = make_problem(300, observed=0.8)
+    balanced = Logistic(class_weight="balanced").fit(X, outcomes).predict(X)
+    for j in range(3):
+        own = outcomes.observed[:, j]
+        model = sklearn.linear_model.LogisticRegression(
+            C=3.0, class_weight="balanced", tol=1e-10, max_iter=10_000
+        ).fit(X[own], outcomes.scores[own, j].astype(int))
+        np.testing.assert_allclose(balanced.quality[:, j], model.predict_proba(X)[:, 1], atol=1e-4)
+
+
+def test_balanced_logistic_weighs_right_and_wrong_shares_the_same() -> None:
+    rng = np.random.default_rng(0)
+    X, scores = rng.normal(size=(500, 3)), rng.choice([0.0, 0.1, 0.5], size=(500, 2))
+    fitted = Logistic(class_weight="balanced").fit(X, outcomes_of(scores))
+    # The vectors say nothing: plain, predictions lie about the mean; balanced, about one half.
+    np.testing.assert_allclose(fitted.predict(X).quality.mean(axis=0), 0.5, atol=0.01)
+    plain = Logistic().fit(X, outcomes_of(scores))
+    np.testing.assert_allclose(plain.predict(X).quality.mean(axis=0), 0.2, atol=0.02)
+
+
+def test_logistic_refuses_an_unknown_class_weight() -> None:
+    with pytest.raises(RouterError, match="'equal'"):
+        Logistic(class_weight="equal").fit(*make_problem(40))
 
 
 @few

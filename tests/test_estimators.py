@@ -16,21 +16,56 @@ from router.errors import RouterError
 from router.estimators import (
     KNN,
     Average,
+    BestCandidate,
+    BradleyTerry,
+    CostBandedContrastive,
+    Debiased,
+    DualContrastive,
+    Eagle,
     Estimator,
     LightGBM,
     Logistic,
     Marginal,
+    NearBest,
     Partition,
     Ridge,
+    SimilarityRanking,
 )
 from router.outcomes.matrix import OutcomeMatrix
 
-MEMBERS = {"Average": {"estimators": {"ridge": Ridge(), "partition": Partition(n_clusters=4)}}}
+MEMBERS = {
+    "Average": {"estimators": {"ridge": Ridge(), "partition": Partition(n_clusters=4)}},
+    "Stack": {"estimators": {"ridge": Ridge(), "partition": Partition(n_clusters=4)}},
+    "Calibrated": {"estimator": Ridge()},
+    "NearBest": {"estimator": Logistic()},
+    "Debiased": {"estimator": Ridge(), "correction": Ridge()},
+}
 CLASSES = [getattr(room, name) for name in room.__all__ if name != "Estimator"]
 ESTIMATORS = [kind(**MEMBERS.get(kind.__name__, {})) for kind in CLASSES]
 
 every_estimator = pytest.mark.parametrize(
     "estimator", ESTIMATORS, ids=lambda estimator: type(estimator).__name__
+)
+# Those whose quality is the chance to beat another candidate; see test_pairwise_estimators.py.
+PAIRWISE = (BradleyTerry, Eagle, SimilarityRanking)
+# Those whose quality is the probability of being best; see test_neural_estimators.py.
+DIRECT = (BestCandidate, CostBandedContrastive, DualContrastive)
+# Whose quality is the probability of being nearly best; see test_near_best.py.
+RELATIVE = (NearBest,)
+every_estimator_of_scores = pytest.mark.parametrize(
+    "estimator",
+    [
+        estimator
+        for estimator in ESTIMATORS
+        if not isinstance(estimator, PAIRWISE + DIRECT + RELATIVE)
+    ],
+    ids=lambda estimator: type(estimator).__name__,
+)
+
+every_estimator_that_takes_candidates = pytest.mark.parametrize(
+    "estimator",
+    [estimator for estimator in ESTIMATORS if estimator.takes_candidates],
+    ids=lambda estimator: type(estimator).__name__,
 )
 
 
@@ -213,7 +248,7 @@ def test_a_candidate_with_few_outcomes_is_predicted_with_doubt(
     assert error[1] > 1.5 * max(error[0], error[2])
 
 
-@every_estimator
+@every_estimator_of_scores
 @pytest.mark.parametrize("score", [0.0, 0.5, 1.0])
 def test_a_candidate_whose_scores_are_all_equal(estimator: Estimator, score: float) -> None:
     X, outcomes = make_problem(150)
@@ -226,7 +261,7 @@ def test_a_candidate_whose_scores_are_all_equal(estimator: Estimator, score: flo
     assert (prediction.quality_se[:, 0] < 0.1).all()
 
 
-@every_estimator
+@every_estimator_of_scores
 def test_a_log_in_which_all_scores_are_equal(estimator: Estimator) -> None:
     X, outcomes = make_problem(40)
     prediction = (
@@ -255,7 +290,7 @@ def test_a_log_in_which_every_query_stands_twice(estimator: Estimator) -> None:
     assert np.isfinite(doubled.quality_se).all()
 
 
-@every_estimator
+@every_estimator_of_scores
 @pytest.mark.parametrize("value", [0.0, 0.25])
 def test_vectors_that_are_all_the_same_give_the_mean(estimator: Estimator, value: float) -> None:
     _, outcomes = make_problem(100)
@@ -289,7 +324,11 @@ def test_more_neighbours_clusters_or_directions_than_there_are(estimator: Estima
 
 @pytest.mark.parametrize(
     "estimator",
-    [estimator for estimator in ESTIMATORS if not isinstance(estimator, Marginal)],
+    [
+        estimator
+        for estimator in ESTIMATORS
+        if not isinstance(estimator, (Marginal, *PAIRWISE, *DIRECT))
+    ],
     ids=lambda estimator: type(estimator).__name__,
 )
 def test_better_than_the_marginal_where_the_vectors_tell(estimator: Estimator) -> None:
@@ -332,6 +371,12 @@ def test_vectors_of_another_shape_are_refused(estimator: Estimator) -> None:
     "estimator",
     [
         Average({}),
+        BradleyTerry(C=0.0),
+        BradleyTerry(se_rank=0),
+        Debiased(Ridge(), Ridge(), n_folds=1),
+        Eagle(n_neighbors=0),
+        Eagle(share=1.5),
+        Eagle(step=0.0),
         KNN(n_neighbors=0),
         KNN(temperature=0.0),
         KNN(shrinkage=-1.0),
@@ -346,6 +391,7 @@ def test_vectors_of_another_shape_are_refused(estimator: Estimator) -> None:
         Ridge(alphas=()),
         Ridge(alphas=(0.0, 1.0)),
         Ridge(se_rank=0),
+        SimilarityRanking(prior=0.0),
     ],
     ids=repr,
 )
@@ -367,4 +413,92 @@ def test_the_average_is_the_mean_of_its_members() -> None:
     alone = [clone(member).fit(X, outcomes).predict(X) for member in members.values()]
     np.testing.assert_allclose(average.quality, np.mean([p.quality for p in alone], axis=0))
     np.testing.assert_allclose(average.quality_se, np.mean([p.quality_se for p in alone], axis=0))
-    assert not hasattr(members["ridge"], "coef_")  # clones are fitted, never what was given
+    assert not hasattr(members["ridge"], "parts_")  # clones are fitted, never what was given
+
+
+# ---- A candidate taken in without refitting -----------------------------------------------------
+
+
+@every_estimator_that_takes_candidates
+@pytest.mark.parametrize("n_labels", [1, 20])
+def test_a_candidate_is_taken_in_and_the_old_ones_stay_to_the_last_bit(
+    estimator: Estimator, n_labels: int
+) -> None:
+    X, outcomes = make_problem(150, observed=0.8)
+    fitted = clone(estimator).fit(X, outcomes)
+    before = fitted.predict(X)
+    labels = np.arange(n_labels) % 2.0
+    grown = fitted.with_candidate("new", X[:n_labels], labels).with_candidate(
+        "newer", X[-n_labels:], 1 - labels
+    )
+    after, again = grown.predict(X), fitted.predict(X)
+    assert grown.candidates_ == after.candidates == (*outcomes.candidates, "new", "newer")
+    assert fitted.candidates_ == again.candidates == outcomes.candidates
+    for old in (
+        again,
+        replace(
+            after,
+            candidates=before.candidates,
+            quality=after.quality[:, :3],
+            quality_se=after.quality_se[:, :3],
+        ),
+    ):
+        np.testing.assert_array_equal(old.quality, before.quality)
+        np.testing.assert_array_equal(old.quality_se, before.quality_se)
+    assert np.isfinite(after.quality).all()
+    assert (after.quality_se > 0).all()
+    assert repr(grown) == repr(fitted)
+
+
+@every_estimator_that_takes_candidates
+def test_the_standard_error_of_a_candidate_taken_in_falls_with_its_labels(
+    estimator: Estimator,
+) -> None:
+    X, outcomes = make_problem(400)
+    fitted = clone(estimator).fit(X, outcomes.select(outcomes.candidates[:2]))
+    errors = [
+        fitted.with_candidate("new", X[:k], outcomes.scores[:k, 2]).predict(X).quality_se[:, 2]
+        for k in (20, 400)
+    ]
+    assert errors[1].mean() < errors[0].mean()
+
+
+@every_estimator_that_takes_candidates
+def test_a_candidate_taken_in_from_many_labels_is_told_from_a_bad_one(
+    estimator: Estimator,
+) -> None:
+    X, outcomes = make_problem(300)
+    fitted = clone(estimator).fit(X, outcomes)
+    for score in (0.05, 0.95):
+        grown = fitted.with_candidate("new", X, np.full(300, score))
+        np.testing.assert_allclose(grown.predict(X).quality[:, -1].mean(), score, atol=0.1)
+
+
+@every_estimator_that_takes_candidates
+@pytest.mark.parametrize(
+    ("name", "n_vectors", "score", "sentence"),
+    [
+        ("medium", 5, 1.0, "'medium' is a candidate already"),
+        ("new", 4, 1.0, "'new' have X of shape"),
+        ("new", 0, 1.0, "'new' have X of shape"),
+        ("new", 5, np.nan, "'new' hold NaN or infinite values"),
+    ],
+)
+def test_labels_that_make_no_candidate_are_refused(
+    estimator: Estimator, name: str, n_vectors: int, score: float, sentence: str
+) -> None:
+    X, outcomes = make_problem(60)
+    fitted = clone(estimator).fit(X, outcomes)
+    with pytest.raises(RouterError, match=sentence):
+        fitted.with_candidate(name, X[:n_vectors], np.full(5 if n_vectors else 0, score))
+
+
+def test_an_estimator_that_takes_in_no_candidate_names_those_that_do() -> None:
+    X, outcomes = make_problem(60)
+    fitted = LightGBM(n_estimators=2).fit(X, outcomes)
+    assert not fitted.takes_candidates
+    with pytest.raises(RouterError, match=r"LightGBM .* train with one that can \(.*Partition"):
+        fitted.with_candidate("new", X[:5], np.ones(5))
+    average = Average({"trees": LightGBM(n_estimators=2), "marginal": Marginal()})
+    assert not average.takes_candidates
+    assert Average({"marginal": Marginal()}).takes_candidates

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from typing import Self
@@ -34,6 +35,17 @@ class Average(Estimator):
         self.candidates_ = outcomes.candidates
         self.members_ = [clone(member).fit(X, outcomes) for member in self.estimators.values()]
         return self
+
+    def with_candidate(self, name: str, X: np.ndarray, scores: np.ndarray) -> Self:
+        grown = copy.copy(self)
+        grown.members_ = [member.with_candidate(name, X, scores) for member in self.members_]
+        grown.candidates_ = (*self.candidates_, name)
+        return grown
+
+    @property
+    def takes_candidates(self) -> bool:
+        """Where every member does."""
+        return all(member.takes_candidates for member in self.estimators.values())
 
     def predict(self, X: np.ndarray) -> Prediction:
         predictions = [member.predict(X) for member in self.members_]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Self
+from inspect import isabstract
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -38,6 +39,60 @@ class Estimator(BaseEstimator, ABC):
     @abstractmethod
     def to_onnx(self, graph: Graph, vector: str) -> tuple[str, str]:
         """Write `predict` into the graph; the names of quality and standard error, (batch, m)."""
+
+    def with_candidate(self, name: str, X: np.ndarray, scores: np.ndarray) -> Self:
+        """A copy with one more candidate, the last, learned from k labelled queries: (k, d) vectors
+        and (k,) scores. Nothing is refitted: the old candidates' predictions stay to the last bit.
+
+        An option of an estimator. Raises RouterError where it is not offered, or on bad input.
+        """
+        raise _cannot_take_candidates(self)
+
+    @property
+    def takes_candidates(self) -> bool:
+        """Whether `with_candidate` is offered."""
+        return _offers(type(self))
+
+
+def require_takes_candidates(estimator: Estimator) -> None:
+    """Raise RouterError, with the names of those that can, where the estimator, fitted or not,
+    cannot take in a candidate."""
+    if not getattr(estimator, "takes_candidates", False):
+        raise _cannot_take_candidates(estimator)
+
+
+def _cannot_take_candidates(estimator: Estimator) -> RouterError:
+    offered = ", ".join(sorted(kind.__name__ for kind in _kinds(Estimator) if _offers(kind)))
+    return RouterError(
+        f"{type(estimator).__name__} as configured cannot take in a candidate; train with one that "
+        f"can ({offered}), or train anew on all outcomes."
+    )
+
+
+def _kinds(kind: Any) -> list[type[Estimator]]:
+    """The classes below, at whatever depth."""
+    return [*kind.__subclasses__(), *(k for sub in kind.__subclasses__() for k in _kinds(sub))]
+
+
+def _offers(kind: type[Estimator]) -> bool:
+    return kind.with_candidate is not Estimator.with_candidate and not isabstract(kind)
+
+
+def check_labels(
+    estimator: Estimator, name: str, X: np.ndarray, scores: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(X, scores) of a new candidate as float64; raises RouterError on bad input."""
+    X, scores = np.asarray(X, dtype=np.float64), np.asarray(scores, dtype=np.float64)
+    if name in estimator.candidates_:
+        raise RouterError(f"{name!r} is a candidate already; give the new one another name.")
+    if X.ndim != 2 or scores.shape != (len(X),) or not len(X):
+        raise RouterError(
+            f"The labels of {name!r} have X of shape {X.shape} and scores of shape {scores.shape}; "
+            "expected (k, d) and (k,) with k of at least 1."
+        )
+    if not (np.isfinite(X).all() and np.isfinite(scores).all()):
+        raise RouterError(f"The labels of {name!r} hold NaN or infinite values.")
+    return X, scores
 
 
 def check_fit(
@@ -76,6 +131,22 @@ class Overall:
     def se(self) -> np.ndarray:
         """(m,) standard error of the mean."""
         return np.sqrt(self.variance / self.count)
+
+    def with_candidate(self, scores: np.ndarray) -> Overall:
+        """The statistics with one more candidate, the last, of the (k,) scores; its variance too
+        counts one pseudo-outcome of the variance pooled over the old candidates."""
+        # The counts times the variances hold each candidate's squares and the pooled variance once.
+        pooled = (self.variance * self.count).sum() / self.count.sum()
+        squares = ((scores - scores.mean()) ** 2).sum()
+        return Overall(
+            np.append(self.mean, scores.mean()),
+            np.append(self.variance, (squares + pooled) / len(scores)),
+            np.append(self.count, len(scores)),
+        )
+
+    def last(self) -> Overall:
+        """The last candidate's statistics alone."""
+        return Overall(self.mean[-1:], self.variance[-1:], self.count[-1:])
 
 
 def overall_of(targets: np.ndarray, observed: np.ndarray) -> Overall:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Self
 
 import numpy as np
@@ -45,11 +46,39 @@ class CostModel(BaseEstimator):
             means.append(mean)
             self.members_.append(clone(self.estimator).fit(X, outcomes.with_target(relative)))
         self.mean_ = np.stack(means, axis=1)
+        self.n_flat_ = 0  # candidates, the last ones, that cost their mean whatever the query
         return self
+
+    def with_candidate(
+        self, name: str, X: np.ndarray, amounts: np.ndarray, price: np.ndarray | None = None
+    ) -> Self:
+        """A copy with one more candidate, the last, learned from (k, d) vectors and (k, kinds)
+        amounts of its answers: dollars, or tokens, and then its (2,) USD per token too.
+
+        Where the estimator takes in no candidate, the new one costs its labels' mean everywhere.
+        """
+        grown = copy.copy(self)
+        mean = amounts.mean(axis=0)
+        grown.mean_ = np.concatenate([self.mean_, mean[None]])
+        if self.prices_ is not None:
+            assert price is not None
+            grown.prices_ = np.concatenate([self.prices_, price[None]])
+        if self.n_flat_ or not getattr(self.estimator, "takes_candidates", False):
+            grown.n_flat_ = self.n_flat_ + 1
+            return grown
+        relative = amounts / np.where(mean > 0, mean, 1.0)
+        grown.members_ = [
+            member.with_candidate(name, X, relative[:, kind])
+            for kind, member in enumerate(self.members_)
+        ]
+        return grown
 
     def predict_amounts(self, X: np.ndarray) -> np.ndarray:
         """(n, m, kinds) dollars (one kind), or input and output tokens (two kinds)."""
         relative = np.stack([member.predict(X).quality for member in self.members_], axis=2)
+        if self.n_flat_:
+            flat = np.ones((len(X), self.n_flat_, relative.shape[2]))
+            relative = np.concatenate([relative, flat], axis=1)
         return np.maximum(relative, LEAST_SHARE) * self.mean_
 
     def predict(self, X: np.ndarray) -> np.ndarray:
@@ -65,6 +94,9 @@ class CostModel(BaseEstimator):
         kinds = []
         for member, mean in zip(self.members_, self.mean_.T, strict=True):
             relative, _ = member.to_onnx(graph, vector)
+            if self.n_flat_:
+                pads = graph.constant([0, 0, 0, self.n_flat_], np.int64)
+                relative = graph.op("Pad", relative, pads, graph.constant(1.0))
             floored = graph.op("Max", relative, graph.constant(LEAST_SHARE))
             kinds.append(
                 graph.op("Unsqueeze", graph.op("Mul", floored, graph.constant(mean)), last)

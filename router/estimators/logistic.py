@@ -30,15 +30,24 @@ class Logistic(Estimator):
 
     C: inverse penalty.
     se_rank: directions in which the standard error is kept exactly (see LinearUncertainty).
+    class_weight: None, or "balanced": right and wrong answers of a candidate weigh the same in sum,
+        as in Srivatsa et al. 2024 (arXiv 2405.00467). The predictions are then no calibrated
+        probabilities: each candidate's lie around 1/2 whatever its mean score, so that candidates
+        are ranked by where each does better than it usually does.
     """
 
-    def __init__(self, C: float = 3.0, se_rank: int = 32):
+    def __init__(self, C: float = 3.0, se_rank: int = 32, class_weight: str | None = None):
         self.C = C
         self.se_rank = se_rank
+        self.class_weight = class_weight
 
     def fit(self, X: np.ndarray, outcomes: OutcomeMatrix) -> Self:
         if not self.C > 0 or self.se_rank < 1:
             raise RouterError("Logistic needs C above 0 and se_rank of at least 1.")
+        if self.class_weight not in (None, "balanced"):
+            raise RouterError(
+                f"Logistic needs class_weight null or 'balanced', not {self.class_weight!r}."
+            )
         X, outcomes, targets = check_fit(X, outcomes)
         observed = outcomes.observed
         if targets.min() < 0 or targets.max() > 1:
@@ -53,18 +62,25 @@ class Logistic(Estimator):
         self.coef_ = np.zeros((X.shape[1], len(n)))
         self.intercept_ = np.log(smoothed / (1 - smoothed))
         both_kinds = (mean > 0) & (mean < 1)
+        # An outcome is split into a right answer of weight `right` and a wrong one.
+        right, wrong = targets.copy(), observed - targets
+        if self.class_weight == "balanced":
+            right[:, both_kinds] *= 0.5 / mean[both_kinds]
+            wrong[:, both_kinds] *= 0.5 / (1 - mean[both_kinds])
         if both_kinds.any():
             self.coef_[:, both_kinds], self.intercept_[both_kinds] = _least_loss(
-                X, targets[:, both_kinds], observed[:, both_kinds], self.C
+                X, right[:, both_kinds], wrong[:, both_kinds], self.C
             )
         p = self._probability(X)
         spread = p * (1 - p)
         # Graded scores vary less than coin flips of the same mean: scale by the Pearson statistic.
-        pearson = np.where(observed, (targets - p) ** 2 / np.maximum(spread, LEAST_SPREAD), 0.0)
+        weight = right + wrong
+        label = right / np.where(weight > 0, weight, 1.0)
+        pearson = weight * (label - p) ** 2 / np.maximum(spread, LEAST_SPREAD)
         dispersion = np.clip(pearson.sum(axis=0) / n, LEAST_DISPERSION, 1.0)
         dispersion[~both_kinds] = 1.0
         self.uncertainty_ = LinearUncertainty.fit(
-            X, observed * spread / dispersion, 1 / (self.C * dispersion), self.se_rank
+            X, weight * spread / dispersion, 1 / (self.C * dispersion), self.se_rank
         )
         return self
 
@@ -86,19 +102,21 @@ class Logistic(Estimator):
 
 
 def _least_loss(
-    X: np.ndarray, targets: np.ndarray, observed: np.ndarray, C: float
+    X: np.ndarray, right: np.ndarray, wrong: np.ndarray, C: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(d, m) coefficients and (m,) intercepts of least log loss + |coefficients|^2 / 2C.
+    """(d, m) coefficients and (m,) intercepts of least log loss + |coefficients|^2 / 2C, from the
+    (n, m) weights of right and of wrong answers.
 
     All candidates at once: the sum of their losses is least where each is, and one pass over X
     serves them all. The vectors are turned and scaled so that the curvature is about the same in
     every direction, which L-BFGS needs to be quick."""
     n, d = X.shape
-    m = targets.shape[1]
+    m = right.shape[1]
+    weight = right + wrong
     centre = X.mean(axis=0)
     Z = X - centre
     values, directions = np.linalg.eigh(Z.T @ Z)
-    mean_spread = 0.25 * observed.mean()  # a coin flip's, where it was seen
+    mean_spread = 0.25 * weight.mean()  # a coin flip's, where it was seen
     scale = directions / np.sqrt(np.maximum(values, 0.0) * mean_spread + 1 / C)
     Z = Z @ scale
     penalty = (scale.T @ scale) / C
@@ -107,9 +125,9 @@ def _least_loss(
         weights = flat.reshape(d + 1, m)
         scaled = weights[:-1]
         logit = Z @ scaled + weights[-1]
-        value = np.where(observed, np.logaddexp(0, logit) - targets * logit, 0.0).sum()
+        value = (weight * np.logaddexp(0, logit) - right * logit).sum()
         pull = penalty @ scaled
-        error = np.where(observed, expit(logit) - targets, 0.0)
+        error = weight * expit(logit) - right
         gradient = np.concatenate([Z.T @ error + pull, error.sum(axis=0)[None]])
         return (value + (scaled * pull).sum() / 2) / n, gradient.ravel() / n
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Self
 
 import numpy as np
 
-from router.estimators.base import Estimator, check_fit, overall_of
+from router.estimators.base import Estimator, check_fit, check_labels, overall_of
 from router.estimators.graph import Graph
 from router.outcomes.matrix import OutcomeMatrix
 from router.prediction import Prediction
@@ -20,6 +21,13 @@ class Marginal(Estimator):
         self.candidates_ = outcomes.candidates
         self.overall_ = overall_of(targets, outcomes.observed)
         return self
+
+    def with_candidate(self, name: str, X: np.ndarray, scores: np.ndarray) -> Self:
+        _, scores = check_labels(self, name, X, scores)
+        grown = copy.copy(self)
+        grown.candidates_ = (*self.candidates_, name)
+        grown.overall_ = self.overall_.with_candidate(scores)
+        return grown
 
     def predict(self, X: np.ndarray) -> Prediction:
         n = len(X)

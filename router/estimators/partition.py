@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import groupby
 from typing import Self
@@ -14,9 +15,9 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 from router.errors import RouterError
-from router.estimators.base import Estimator, check_fit, overall_of
+from router.estimators.base import Estimator, Overall, check_fit, check_labels, overall_of
+from router.estimators.cells import candidate_columns, cell_table
 from router.estimators.graph import Graph
-from router.estimators.shrinkage import ShrunkenMean
 from router.outcomes.matrix import OutcomeMatrix
 from router.prediction import Prediction
 
@@ -30,32 +31,80 @@ class Block:
 
     centres: (partitions x size, d). offsets: (partitions, size), half the squared norm, negative:
     the nearest centre has the largest x·centre + offset. table: (partitions x size, 2m) mean and
-    standard error of each cluster and candidate.
+    standard error of each cluster and candidate. pseudo_counts: of the prior mean, one for each
+    partition. n_nearest, temperature: see Partition.
     """
 
     centres: np.ndarray
     offsets: np.ndarray
     table: np.ndarray
+    pseudo_counts: tuple[float, ...]
+    n_nearest: int
+    temperature: float
 
     def lookup(self, X: np.ndarray) -> np.ndarray:
-        """(n, 2m) statistics of each query's cluster, summed over the partitions."""
-        affinity = (X @ self.centres.T).reshape(len(X), *self.offsets.shape) + self.offsets
-        row = affinity.argmax(axis=2) + self._first_rows()
-        return self.table[row].sum(axis=1, dtype=np.float64)
+        """(n, 2m) statistics of each query's clusters, summed over the partitions."""
+        affinity = self._affinity(X)
+        nearest = _largest(affinity, self.n_nearest)
+        closeness = np.take_along_axis(affinity, nearest, axis=2)
+        # The nearest comes first, so no power overflows; a single one weighs 1 exactly.
+        weight = np.exp((closeness - closeness[:, :, :1]) / np.float32(self.temperature))
+        weight /= weight.sum(axis=2, keepdims=True)
+        row = nearest + self._first_rows()[:, None]
+        flat = (len(X), row.shape[1] * row.shape[2])
+        statistics = self.table[row.reshape(flat)] * weight.reshape(flat)[:, :, None]
+        return statistics.sum(axis=1, dtype=np.float64)
+
+    def with_candidate(self, X: np.ndarray, scores: np.ndarray, overall: Overall) -> Block:
+        """The block with one candidate more, from (k, d) vectors, (k,) scores and the candidate's
+        overall statistics."""
+        n_partitions, size = self.offsets.shape
+        tables = self.table.reshape(n_partitions, size, -1)
+        nearest = self._affinity(X).argmax(axis=2)
+        columns = [
+            candidate_columns(table, pseudo_count, overall, np.eye(size)[cluster], scores)
+            for table, pseudo_count, cluster in zip(
+                tables, self.pseudo_counts, nearest.T, strict=True
+            )
+        ]
+        new = np.concatenate(columns).astype(np.float32)
+        mean, se = np.split(self.table, 2, axis=1)
+        return replace(self, table=np.concatenate([mean, new[:, :1], se, new[:, 1:]], axis=1))
+
+    def _affinity(self, X: np.ndarray) -> np.ndarray:
+        return (X @ self.centres.T).reshape(len(X), *self.offsets.shape) + self.offsets
 
     def to_onnx(self, graph: Graph, vector: str) -> str:
         """The name of `lookup`'s result."""
         flat = graph.op("MatMul", vector, graph.constant(self.centres.T))
         shape = graph.constant([-1, *self.offsets.shape], np.int64)
         affinity = graph.op("Add", graph.op("Reshape", flat, shape), graph.constant(self.offsets))
-        nearest = graph.op("ArgMax", affinity, axis=2, keepdims=0)
-        row = graph.op("Add", nearest, graph.constant(self._first_rows(), np.int64))
-        statistics = graph.op("Gather", graph.constant(self.table), row, axis=0)
-        return graph.op("ReduceSum", statistics, graph.constant([1], np.int64), keepdims=0)
+        table = graph.constant(self.table)
+        if self.n_nearest == 1:
+            nearest = graph.op("ArgMax", affinity, axis=2, keepdims=0)
+            row = graph.op("Add", nearest, graph.constant(self._first_rows(), np.int64))
+            statistics = graph.op("Gather", table, row, axis=0)
+            return graph.op("ReduceSum", statistics, graph.constant([1], np.int64), keepdims=0)
+        closeness, nearest = graph.op_with_outputs(
+            "TopK", 2, affinity, graph.constant([self.n_nearest], np.int64), axis=2
+        )
+        scaled = graph.op("Div", closeness, graph.constant(self.temperature))
+        weight = graph.op("Unsqueeze", graph.op("Softmax", scaled), graph.constant([3], np.int64))
+        first_rows = graph.constant(self._first_rows()[:, None], np.int64)
+        statistics = graph.op("Gather", table, graph.op("Add", nearest, first_rows), axis=0)
+        weighted = graph.op("Mul", statistics, weight)
+        return graph.op("ReduceSum", weighted, graph.constant([1, 2], np.int64), keepdims=0)
 
     def _first_rows(self) -> np.ndarray:
         n_partitions, size = self.offsets.shape
         return np.arange(n_partitions) * size
+
+
+def _largest(values: np.ndarray, k: int) -> np.ndarray:
+    """(n, partitions, k) places of the largest values, in falling order; among equals the first."""
+    if k == 1:
+        return values.argmax(axis=2)[:, :, None]
+    return np.argsort(-values, axis=2, kind="stable")[:, :, :k]
 
 
 class Partition(Estimator):
@@ -63,12 +112,16 @@ class Partition(Estimator):
     different sizes and seeds are averaged.
 
     The standard errors are averaged too: the partitions see the same outcomes. Clusters as the
-    router: Avengers (arXiv 2505.19797) and universal model routing (arXiv 2502.08773).
+    router: Avengers (arXiv 2505.19797, arXiv 2508.12631) and universal model routing (arXiv
+    2502.08773), whose per-cluster errors of a new candidate are `with_candidate`.
 
     n_clusters: number of clusters, or several numbers, one partition each. At most one cluster for
         two queries is made, and at most one for each different query.
     n_repeats: partitions per number of clusters, from different seeds.
-    shrinkage: pseudo-count of the candidate's overall mean in each cluster.
+    shrinkage: pseudo-count of the candidate's overall mean in each cluster; None learns one for
+        each partition from how far its clusters differ (cells.learned_pseudo_count).
+    n_nearest: how many of a partition's nearest clusters are averaged; 1 takes the nearest alone.
+    temperature: cluster's weight = exp(-squared distance / (2 temperature)), summing to one.
     random_state: seed of the first partition.
     """
 
@@ -76,21 +129,26 @@ class Partition(Estimator):
         self,
         n_clusters: int | Sequence[int] = 32,
         n_repeats: int = 1,
-        shrinkage: float = 4.0,
+        shrinkage: float | None = 4.0,
+        n_nearest: int = 1,
+        temperature: float = 0.1,
         random_state: int = 0,
     ):
         self.n_clusters = n_clusters
         self.n_repeats = n_repeats
         self.shrinkage = shrinkage
+        self.n_nearest = n_nearest
+        self.temperature = temperature
         self.random_state = random_state
 
     def fit(self, X: np.ndarray, outcomes: OutcomeMatrix) -> Self:
         sizes = np.atleast_1d(np.asarray(self.n_clusters, dtype=int)).tolist()
-        if not sizes or min(sizes) < 1 or self.n_repeats < 1 or not self.shrinkage >= 0:
-            raise RouterError(
-                "Partition needs n_clusters and n_repeats of at least 1 and shrinkage of at "
-                "least 0."
-            )
+        if not sizes or min(sizes) < 1 or self.n_repeats < 1:
+            raise RouterError("Partition needs n_clusters and n_repeats of at least 1.")
+        if self.shrinkage is not None and not self.shrinkage >= 0:
+            raise RouterError("Partition needs shrinkage of at least 0, or null to learn it.")
+        if self.n_nearest < 1 or not self.temperature > 0:
+            raise RouterError("Partition needs n_nearest of at least 1 and temperature above 0.")
         X, outcomes, targets = check_fit(X, outcomes)
         self.candidates_ = outcomes.candidates
         # More clusters than half the queries would be memory, not a partition.
@@ -99,16 +157,49 @@ class Partition(Estimator):
         X = X.astype(np.float32)
         with threadpool_limits(1, user_api="blas"):
             clusterings = Parallel(n_jobs=-1, prefer="threads")(
-                delayed(_cluster)(X, size, seed) for size, seed in runs
+                delayed(cluster)(X, size, seed) for size, seed in runs
             )
-        overall = overall_of(targets, outcomes.observed)
-        shrunken = ShrunkenMean(overall, self.shrinkage)
-        deviation = np.where(outcomes.observed, targets - overall.mean, 0.0)
-        sums = np.concatenate([outcomes.observed, deviation, deviation**2], axis=1)
+        self.overall_ = overall_of(targets, outcomes.observed)
+        observed = outcomes.observed
         by_size = sorted(clusterings, key=_size)
-        self.blocks_ = [_block(list(same), sums, shrunken) for _, same in groupby(by_size, _size)]
+        self.blocks_ = [
+            self._block(list(same), targets, observed) for _, same in groupby(by_size, _size)
+        ]
         self.n_partitions_ = len(clusterings)
         return self
+
+    def _block(self, same: list[KMeans], targets: np.ndarray, observed: np.ndarray) -> Block:
+        centres = np.stack([kmeans.cluster_centers_ for kmeans in same])
+        size = centres.shape[1]
+        tables, pseudo_counts = zip(
+            *(
+                cell_table(
+                    self.overall_, np.eye(size)[kmeans.labels_], targets, observed, self.shrinkage
+                )
+                for kmeans in same
+            ),
+            strict=True,
+        )
+        return Block(
+            centres.reshape(-1, centres.shape[2]),
+            -0.5 * np.square(centres, dtype=np.float64).sum(axis=2).astype(np.float32),
+            np.concatenate(tables).astype(np.float32),
+            pseudo_counts,
+            min(self.n_nearest, size),
+            self.temperature,
+        )
+
+    def with_candidate(self, name: str, X: np.ndarray, scores: np.ndarray) -> Self:
+        """As in Estimator: the new candidate's mean in every cluster, drawn to what the known
+        candidates do there (cells.candidate_columns)."""
+        X, scores = check_labels(self, name, X, scores)
+        grown = copy.copy(self)
+        grown.candidates_ = (*self.candidates_, name)
+        grown.overall_ = self.overall_.with_candidate(scores)
+        new = grown.overall_.last()
+        X = X.astype(np.float32)
+        grown.blocks_ = [block.with_candidate(X, scores, new) for block in self.blocks_]
+        return grown
 
     def predict(self, X: np.ndarray) -> Prediction:
         X = np.asarray(X, dtype=np.float32)
@@ -129,25 +220,12 @@ class Partition(Estimator):
         return quality, se
 
 
-def _block(clusterings: list[KMeans], sums: np.ndarray, shrunken: ShrunkenMean) -> Block:
-    centres = np.stack([kmeans.cluster_centers_ for kmeans in clusterings])
-    tables = []
-    for kmeans in clusterings:
-        member = np.eye(_size(kmeans))[kmeans.labels_].T
-        count, total, total2 = np.split(member @ sums, 3, axis=1)
-        tables.append(np.concatenate(shrunken(count, count, total, total2), axis=1))
-    return Block(
-        centres.reshape(-1, centres.shape[2]),
-        -0.5 * np.square(centres, dtype=np.float64).sum(axis=2).astype(np.float32),
-        np.concatenate(tables).astype(np.float32),
-    )
-
-
 def _size(kmeans: KMeans) -> int:
     return len(kmeans.cluster_centers_)
 
 
-def _cluster(X: np.ndarray, size: int, seed: int) -> KMeans:
+def cluster(X: np.ndarray, size: int, seed: int) -> KMeans:
+    """k-means of float32 vectors, the same to the last bit on any number of cores."""
     start = _starting_centres(X, size, np.random.default_rng([seed, size]))
     # OpenMP's limit holds for the calling thread alone. With one thread k-means is the same to the
     # last bit however many cores there are.

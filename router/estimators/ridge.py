@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from router.errors import RouterError
-from router.estimators.base import Estimator, check_fit, overall_of
+from router.estimators.base import Estimator, Overall, check_fit, check_labels, overall_of
 from router.estimators.graph import Graph
 from router.estimators.linear_uncertainty import LinearUncertainty
 from router.outcomes.matrix import OutcomeMatrix
@@ -19,11 +22,35 @@ LEAST_FREEDOM = 1e-9  # 1 - leverage is never 0, save by rounding
 DEFAULT_ALPHAS = tuple(float(alpha) for alpha in np.logspace(-1, 3, 17))
 
 
+@dataclass(frozen=True)
+class LinearPart:
+    """Candidates learned from the same queries.
+
+    coef: (d, m). intercept: (m,). uncertainty: of the m linear predictors.
+    """
+
+    coef: np.ndarray
+    intercept: np.ndarray
+    uncertainty: LinearUncertainty
+
+    def predict(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Quality and standard error, (n, m)."""
+        return X @ self.coef + self.intercept, np.sqrt(self.uncertainty.variance(X))
+
+    def to_onnx(self, graph: Graph, vector: str) -> tuple[str, str]:
+        """The same in the graph."""
+        product = graph.op("MatMul", vector, graph.constant(self.coef))
+        quality = graph.op("Add", product, graph.constant(self.intercept[None]))
+        return quality, graph.op("Sqrt", self.uncertainty.to_onnx(graph, vector))
+
+
 class Ridge(Estimator):
     """Score regression: linear in the vector, with intercept.
 
     A regressor per candidate as in CARROT (arXiv 2502.03261); the leave-one-out error of every
-    penalty comes from one eigendecomposition (Hastie et al. 2009, equation 7.64).
+    penalty comes from one eigendecomposition (Hastie et al. 2009, equation 7.64). That error, a
+    mean square, stays in `loo_error_`, (m,); in its place the variance of a candidate with fewer
+    than three outcomes.
 
     alphas: penalties above 0 to choose from, for each candidate apart.
     se_rank: directions in which the standard error is kept exactly (see LinearUncertainty).
@@ -37,13 +64,39 @@ class Ridge(Estimator):
         if not self.alphas or not min(self.alphas) > 0 or self.se_rank < 1:
             raise RouterError("Ridge needs alphas above 0 and se_rank of at least 1.")
         X, outcomes, targets = check_fit(X, outcomes)
-        observed = outcomes.observed
         self.candidates_ = outcomes.candidates
-        m = len(self.candidates_)
-        overall = overall_of(targets, observed)
-        self.coef_ = np.zeros((X.shape[1], m))
-        self.intercept_ = overall.mean.copy()
-        self.alpha_ = np.full(m, float(max(self.alphas)))
+        self.overall_ = overall_of(targets, outcomes.observed)
+        part, self.alpha_, self.loo_error_ = self._learn(
+            X, targets, outcomes.observed, self.overall_
+        )
+        self.parts_ = [part]
+        return self
+
+    def with_candidate(self, name: str, X: np.ndarray, scores: np.ndarray) -> Self:
+        """As in Estimator; the new candidate's penalty is its own too."""
+        X, scores = check_labels(self, name, X, scores)
+        targets = scores[:, None]
+        grown = copy.copy(self)
+        grown.candidates_ = (*self.candidates_, name)
+        grown.overall_ = self.overall_.with_candidate(scores)
+        part, alpha, error = self._learn(
+            X, targets, np.ones_like(targets, dtype=bool), grown.overall_.last()
+        )
+        # A part of its own: in one matrix product the old candidates' last bits might change.
+        grown.parts_ = [*self.parts_, part]
+        grown.alpha_ = np.append(self.alpha_, alpha)
+        grown.loo_error_ = np.append(self.loo_error_, error)
+        return grown
+
+    def _learn(
+        self, X: np.ndarray, targets: np.ndarray, observed: np.ndarray, overall: Overall
+    ) -> tuple[LinearPart, np.ndarray, np.ndarray]:
+        """(part, (m,) penalties, (m,) leave-one-out errors)."""
+        m = targets.shape[1]
+        coef = np.zeros((X.shape[1], m))
+        intercept = overall.mean.copy()
+        alpha = np.full(m, float(max(self.alphas)))
+        error = overall.variance.copy()
         noise = overall.variance.copy()
         # Candidates that saw the same queries share one eigendecomposition.
         patterns, pattern_of = np.unique(observed, axis=1, return_inverse=True)
@@ -52,34 +105,39 @@ class Ridge(Estimator):
             columns = np.flatnonzero(pattern_of.ravel() == p)
             if len(rows) < 3:
                 continue  # the mean is all that two outcomes support
-            coef, alpha, error = leave_one_out(X[rows], targets[rows][:, columns], self.alphas)
-            self.coef_[:, columns] = coef
-            self.intercept_[columns] -= X[rows].mean(axis=0) @ coef
-            self.alpha_[columns] = alpha
+            found = leave_one_out(X[rows], targets[rows][:, columns], self.alphas)
+            coef[:, columns], alpha[columns], error[columns] = found
+            intercept[columns] -= X[rows].mean(axis=0) @ coef[:, columns]
             # One pseudo-outcome, as in overall_of: a perfect fit to few outcomes is not certain.
-            noise[columns] = error + overall.variance.mean() / len(rows)
+            noise[columns] = error[columns] + overall.variance.mean() / len(rows)
         noise = np.maximum(noise, LEAST_NOISE)
-        self.uncertainty_ = LinearUncertainty.fit(
-            X, observed / noise, self.alpha_ / noise, self.se_rank
-        )
-        return self
+        uncertainty = LinearUncertainty.fit(X, observed / noise, alpha / noise, self.se_rank)
+        return LinearPart(coef, intercept, uncertainty), alpha, error
 
     def predict(self, X: np.ndarray) -> Prediction:
         X = np.asarray(X, dtype=np.float64)
-        quality = X @ self.coef_ + self.intercept_
-        return Prediction(self.candidates_, quality, np.sqrt(self.uncertainty_.variance(X)))
+        predicted = [part.predict(X) for part in self.parts_]
+        quality, se = (np.concatenate(both, axis=1) for both in zip(*predicted, strict=True))
+        return Prediction(self.candidates_, quality, se)
 
     def to_onnx(self, graph: Graph, vector: str) -> tuple[str, str]:
-        product = graph.op("MatMul", vector, graph.constant(self.coef_))
-        quality = graph.op("Add", product, graph.constant(self.intercept_[None]))
-        return quality, graph.op("Sqrt", self.uncertainty_.to_onnx(graph, vector))
+        written = [part.to_onnx(graph, vector) for part in self.parts_]
+        quality, se = (graph.op("Concat", *both, axis=1) for both in zip(*written, strict=True))
+        return quality, se
 
 
 def leave_one_out(
     X: np.ndarray, Y: np.ndarray, alphas: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(d, m) coefficients, (m,) penalties of least leave-one-out error, (m,) that error."""
+    """(d, m) coefficients, (m,) penalties of least leave-one-out error, (m,) that error.
+
+    Copies of a vector are left out together: a query that is predicted from its own copy says
+    nothing about other queries.
+    """
     n = len(X)
+    _, copy_of, n_copies = np.unique(X, axis=0, return_inverse=True, return_counts=True)
+    copy_of = copy_of.ravel()
+    members = csr_array((np.ones(n), (copy_of, np.arange(n))))
     Z = X - X.mean(axis=0)
     R = Y - Y.mean(axis=0)
     values, directions = np.linalg.eigh(Z.T @ Z)
@@ -91,7 +149,10 @@ def leave_one_out(
     errors = np.empty((len(penalties), Y.shape[1]))
     for i, penalty in enumerate(penalties):
         residual = R - projected @ (cross / (values + penalty)[:, None])
-        left_out = residual / np.maximum(1 - leverages[:, [i]], LEAST_FREEDOM)
+        # On c copies of leverage h, the hat matrix H has (I - H)^-1 = I + h 11' / (1 - c h).
+        leverage = leverages[:, [i]]
+        freedom = np.maximum(1 - n_copies[copy_of][:, None] * leverage, LEAST_FREEDOM)
+        left_out = residual + leverage * (members @ residual)[copy_of] / freedom
         errors[i] = (left_out**2).mean(axis=0)
     best = errors.argmin(axis=0)
     alpha = penalties[best]
