@@ -317,14 +317,14 @@ def test_a_query_is_as_old_as_its_earliest_outcome() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("log.csv", b"", "the file is empty; it needs one row per outcome."),
-        ("log.csv", b"\n\n", "the file is empty; it needs one row per outcome."),
-        ("log.jsonl", b" \n", "the file is empty; it needs one row per outcome."),
-        ("log.parquet", b"", "the file is empty; it needs one row per outcome."),
+        ("log.csv", b"", "the file is empty; give one with rows."),
+        ("log.csv", b"\n\n", "the file is empty; give one with rows."),
+        ("log.jsonl", b" \n", "the file is empty; give one with rows."),
+        ("log.parquet", b"", "the file is empty; give one with rows."),
         (
             "log.csv",
             b"query_id,prompt,model,score\n",
-            "the file has no row below its header; it needs one row per outcome.",
+            "the file has no row below its header; give one with rows.",
         ),
         (
             "log.csv",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
@@ -30,25 +30,30 @@ COMMON_OTHER_NAMES = {
 
 
 def rename_columns(
-    frame: pd.DataFrame, columns: Mapping[str, str | None] | None, source: str
+    frame: pd.DataFrame,
+    columns: Mapping[str, str | None] | None,
+    source: str,
+    known: Sequence[str] = REQUIRED + OPTIONAL,
 ) -> pd.DataFrame:
     """Give the user's columns our names; `columns` maps ours to theirs, None where they agree.
 
     One column may serve twice (the prompt as its own query_id). A column that already has our
     name gives way to the one that the user maps.
 
-    Raises RouterError where the file lacks a named column, or the outcome table has no such one.
+    known: all of our names.
+
+    Raises RouterError where the file lacks a named column, or `known` has no such one.
     """
     frame = frame.set_axis([str(name) for name in frame.columns], axis="columns")
     if not frame.columns.is_unique:
         twice = frame.columns[frame.columns.duplicated()].unique()
         raise RouterError(f"{source}: column {listed(twice)} stands twice; rename one of them.")
     named = {ours: theirs for ours, theirs in (columns or {}).items() if theirs is not None}
-    unknown = [ours for ours in named if ours not in REQUIRED + OPTIONAL]
+    unknown = [ours for ours in named if ours not in known]
     if unknown:
         raise RouterError(
             f"data.columns: {listed(unknown)} is no column of the outcome table; "
-            f"its columns are {listed(REQUIRED + OPTIONAL, most=20)}."
+            f"its columns are {listed(known, most=30)}."
         )
     absent = [theirs for theirs in named.values() if theirs not in frame]
     if absent:
@@ -56,7 +61,7 @@ def rename_columns(
             f"{source}: data.columns names {listed(absent)}, which the file does not have; "
             f"its columns are {listed(frame.columns)}."
         )
-    replaced = {*named, *(theirs for theirs in named.values() if theirs not in REQUIRED + OPTIONAL)}
+    replaced = {*named, *(theirs for theirs in named.values() if theirs not in known)}
     left = frame.drop(columns=[name for name in replaced if name in frame])
     return left.assign(**{ours: frame[theirs] for ours, theirs in named.items()})
 

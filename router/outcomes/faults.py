@@ -16,9 +16,13 @@ REMEDIES = {
     "lies outside [0, 1]": "rescale the scores to [0, 1]",
     "lies outside (0, 1]": "give the probability with which the model was chosen",
     "is negative": "give a number of at least 0",
+    "is neither true nor false": "give true or false",
     "is infinite": "give a finite number or leave it out",
     "is not a number": "give a number",
     "is not a time": "give ISO 8601 or Unix seconds",
+    "is no winner": "give model_a, model_b, tie or tie (bothbad)",
+    "is not one 1 and two 0": "give 1 to the winner alone",
+    "is the same as model_a": "give two models",
     "is logged twice for one query_id": "keep one row per query_id and model",
     "differs from an earlier row of the same query_id": "give each prompt a query_id of its own, "
     "with one task, group and split",

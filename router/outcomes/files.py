@@ -45,7 +45,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
         ) from None
     if frame.empty:
         what = "has no row below its header" if len(frame.columns) else "is empty"
-        raise RouterError(f"{path}: the file {what}; it needs one row per outcome.")
+        raise RouterError(f"{path}: the file {what}; give one with rows.")
     return frame
 
 

@@ -16,7 +16,7 @@ from router.outcomes.grouping import group_queries
 from router.outcomes.prices import PriceTable
 
 PER_CELL = ("scores", "cost", "tokens", "latency", "propensity")
-PER_QUERY = ("prompt", "task", "split")
+PER_QUERY = ("prompt", "task", "split", "gold")
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,8 @@ class OutcomeMatrix:
     A missing outcome is never a zero: whoever reads a cell outside `observed` gets NaN, and the
     NaN shows in the result.
 
-    queries: frame of n rows: query_id, prompt, group, and where logged task, split, timestamp.
+    queries: frame of n rows: query_id, prompt, group, and where logged task, split, timestamp,
+        gold (whether its scores are gold).
     candidates: the m candidates.
     scores: (n, m) in [0, 1].
     observed: (n, m) True where an outcome was logged.
@@ -263,6 +264,8 @@ def _per_query(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series | None]:
         queries["timestamp"] = by_query["timestamp"].min().to_numpy()
     if "task" in queries:
         queries["task"] = queries["task"].fillna("(none)")
+    if "gold" in queries:
+        queries["gold"] = queries["gold"].eq(1)
     if "group" not in table or table["group"].isna().all():
         return queries, None
     return queries, by_query["group"].first().reset_index(drop=True)

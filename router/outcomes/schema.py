@@ -23,11 +23,20 @@ OPTIONAL = (
     "split",
     "timestamp",
     "propensity",
+    "gold",
     "response",
 )
 NAMES = ("query_id", "model", "task", "group", "split")
-NUMBERS = ("score", "cost_usd", "input_tokens", "output_tokens", "latency_s", "propensity")
-ONE_PER_QUERY = ("prompt", "task", "group", "split")
+NUMBERS = (
+    "score",
+    "cost_usd",
+    "input_tokens",
+    "output_tokens",
+    "latency_s",
+    "propensity",
+    "gold",
+)
+ONE_PER_QUERY = ("prompt", "task", "group", "split", "gold")
 
 
 def _text() -> pandera.Column:
@@ -57,6 +66,12 @@ SCHEMA = pandera.DataFrameSchema(
             nullable=True,
             required=False,
         ),
+        "gold": pandera.Column(
+            float,
+            pandera.Check.isin([0, 1], error="is neither true nor false"),
+            nullable=True,
+            required=False,
+        ),
     }
 )
 
@@ -82,7 +97,9 @@ def find_faults(frame: pd.DataFrame) -> list[Fault]:
         faults.append(Fault("model", "is logged twice for one query_id", repeated, example))
     for column in ONE_PER_QUERY:
         if column in frame:
-            values = frame[column].where(frame[column].str.strip() != "")
+            values = frame[column]
+            if column not in NUMBERS:
+                values = values.where(values.str.strip() != "")
             first = values.groupby(named).transform("first")
             rows = np.flatnonzero(values.notna() & first.notna() & (values != first))
             if len(rows):

@@ -11,7 +11,7 @@ import pandas as pd
 
 from router.errors import RouterError
 from router.outcomes.columns import rename_columns, require_columns
-from router.outcomes.faults import listed
+from router.outcomes.faults import Fault, listed
 from router.outcomes.files import read_table
 from router.outcomes.matrix import OutcomeMatrix, build_matrix
 from router.outcomes.prices import PriceTable
@@ -37,7 +37,16 @@ def check_table(
     frame = rename_columns(frame, columns, source)
     require_columns(frame.columns, source)
     frame, found = read_cells(frame)
-    found = found + find_faults(frame)
+    return without_faults(frame, found + find_faults(frame), source, faults)
+
+
+def without_faults(
+    frame: pd.DataFrame, found: Sequence[Fault], source: str, faults: Literal["error", "drop"]
+) -> pd.DataFrame:
+    """The frame less its faulty rows, or RouterError with a sentence for each fault.
+
+    frame: its index is the row in the file, from 0.
+    """
     if not found:
         return frame
     sentences = "\n".join(fault.sentence(source) for fault in found)
@@ -49,9 +58,10 @@ def check_table(
     left = frame.drop(index=bad_rows)
     if left.empty:
         raise RouterError(f"{sentences}\nNo row is left once the faulty ones are dropped.")
-    lost = sorted(set(frame["model"].dropna()) - set(left["model"]))
+    lost = sorted(set(frame["model"].dropna()) - {"", *left["model"]})
     of_lost = f", and with them every row of {listed(lost)}" if lost else ""
-    log.warning("%s\n%d of %d rows left out%s.", sentences, len(bad_rows), len(frame), of_lost)
+    n_rows = frame.index.nunique()
+    log.warning("%s\n%d of %d rows left out%s.", sentences, len(bad_rows), n_rows, of_lost)
     return left
 
 

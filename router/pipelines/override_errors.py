@@ -63,7 +63,9 @@ def _unknown_key(full_key: str, parent: object) -> str:
         return f"{key}: no such key or group; {_choices(key, known)}."
     owners = [file.stem for file in options if key in top_level_keys(file)]
     if owners and "." not in path:
-        return f"{full_key}: a key of {path}={owners[0]}; give {path}={owners[0]} as well."
+        named = [f"{path}={owner}" for owner in owners]
+        remedy = named[0] if len(named) == 1 else "one of them"
+        return f"{full_key}: a key of {' and '.join(named)}; give {remedy} as well."
     if not known:
         return f"{full_key}: {path} holds a single value, not keys."
     full = [f"{path}.{name}" for name in known if name != "_target_"]
