@@ -12,12 +12,12 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from tqdm import tqdm
 
 from router.cache_folder import cache_folder
+from router.encoding.encoder import Encoder
 
 log = logging.getLogger(__name__)
 
@@ -26,20 +26,13 @@ BUSY_SECONDS = 60
 LOOKUP = 500  # below SQLite's least limit of 999 variables
 
 
-class Encoder(Protocol):
-    """Texts -> float32 array (n, dimension). `identity` names everything the vectors depend on."""
-
-    @property
-    def identity(self) -> str: ...
-
-    def encode(self, texts: Sequence[str]) -> np.ndarray: ...
-
-
 def encode_cached(encoder: Encoder, texts: Sequence[str], label: str = "Embedding") -> np.ndarray:
     """(n, d) float32 vectors of the texts; only those not yet in the cache are computed.
 
     Texts are encoded in order of length, which spares the encoder its padding.
     """
+    if encoder.identity is None:
+        return encoder.encode(texts)
     keys = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts]
     text_of = dict(zip(keys, texts, strict=True))
     store = EmbeddingStore(cache_folder("embeddings") / f"{encoder.identity}.sqlite")

@@ -123,8 +123,8 @@ class SentenceTransformerEncoder:
         verdict = cache_folder("encoders") / self.weights_hash / "bfloat16.txt"
         if not verdict.is_file():
             probes = list(PROBES)
-            exact = _encode(self._load("float32"), probes, self.batch_size)
-            short = _encode(self._load("bfloat16"), probes, self.batch_size)
+            exact = _encode(self.load("float32"), probes, self.batch_size)
+            short = _encode(self.load("bfloat16"), probes, self.batch_size)
             cosine = float((exact * short).sum(axis=1).min())
             verdict.parent.mkdir(parents=True, exist_ok=True)
             with staged_file(verdict) as staged:
@@ -133,9 +133,10 @@ class SentenceTransformerEncoder:
 
     @cached_property
     def model(self) -> SentenceTransformer:
-        return self._load(self.dtype)
+        return self.load(self.dtype)
 
-    def _load(self, dtype: str) -> SentenceTransformer:
+    def load(self, dtype: str) -> SentenceTransformer:
+        """A fresh copy of the model in the given precision."""
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging as transformers_logging
 
@@ -157,7 +158,7 @@ class SentenceTransformerEncoder:
         folder = cache_folder("encoders") / self.weights_hash
         folder.mkdir(parents=True, exist_ok=True)
         if not all((folder / name).is_file() for name in ("encoder.onnx", "tokenizer.json")):
-            model = self._load("float32").cpu()
+            model = self.load("float32").cpu()
             with staged_file(folder / "encoder.onnx") as staged:
                 _export_onnx(model, staged)
             with staged_file(folder / "tokenizer.json") as staged:

@@ -17,14 +17,15 @@ from omegaconf import DictConfig, OmegaConf
 from router.artifact.export import Description, check_parity, require_exportable, write_artifact
 from router.artifact.manifest import amend_manifest
 from router.artifact.runtime import Router
-from router.encoding.cache import Encoder, encode_cached
+from router.encoding.cache import encode_cached
+from router.encoding.encoder import Encoder, learns
 from router.estimators.head import Head, cross_predict
 from router.evaluation.baselines import Baselines
 from router.evaluation.evaluate import Evaluation, evaluate
 from router.evaluation.plots import plot_frontier, plot_tasks
 from router.evaluation.validation import validation_figures
 from router.outcomes.matrix import OutcomeMatrix
-from router.outcomes.splits import Split
+from router.outcomes.splits import Split, grouped_folds
 from router.pipelines.console import (
     console,
     print_comparison,
@@ -166,9 +167,15 @@ def train(config: DictConfig) -> float:
 def fit(parts: Parts, settings: Settings, outcomes: OutcomeMatrix, split: Split) -> Trained:
     """Fit the head on the train side and tune the policy on validation.
 
-    Without a validation side the policy is tuned on out-of-fold predictions of the train side.
+    Without a validation side the policy is tuned on out-of-fold predictions of the train side. An
+    encoder that learns from outcomes has no out-of-fold vectors: it is given a held-out fold as
+    validation side.
     """
     head, encoder = parts.head, parts.encoder
+    if learns(encoder):
+        split = _with_validation(split, outcomes, settings)
+        learned = outcomes.take(split.train)
+        encoder.fit(learned.prompts, learned.scores, learned.observed)
     train_side = outcomes.take(split.train)
     vectors = encode_cached(encoder, train_side.prompts, "Embedding train prompts")
     if split.validation is None:
@@ -184,6 +191,14 @@ def fit(parts: Parts, settings: Settings, outcomes: OutcomeMatrix, split: Split)
         predicted = fitted.predict(held_out)
     policy = parts.policy.tune(predicted, validation)
     return Trained(fitted, policy, Baselines.fit(train_side, policy), validation, predicted)
+
+
+def _with_validation(split: Split, outcomes: OutcomeMatrix, settings: Settings) -> Split:
+    if split.validation is not None:
+        return split
+    groups = outcomes.groups[split.train]
+    rows, held_out = grouped_folds(groups, settings.folds, settings.random_state)[0]
+    return Split(split.train[rows], split.test, split.train[held_out])
 
 
 def query_hash(outcomes: OutcomeMatrix) -> str:
@@ -280,6 +295,9 @@ def write_validation(path: Path, trained: Trained) -> None:
         if prediction.cost is not None and validation.cost is not None:
             columns[f"cost:{name}"] = prediction.cost[:, j]
             columns[f"observed_cost:{name}"] = validation.cost[:, j]
+        if prediction.latency is not None and validation.latency is not None:
+            columns[f"latency:{name}"] = prediction.latency[:, j]
+            columns[f"observed_latency:{name}"] = validation.latency[:, j]
     pd.DataFrame(columns).to_parquet(path, index=False)
 
 
