@@ -24,14 +24,18 @@ router: learn from logged outcomes which LLM to ask, before asking.
 
 usage: router <verb> [key=value ...]
 
-  train      train a router, judge it, export it      router train
-  evaluate   judge an exported router on a table      router evaluate artifact=DIR data.path=FILE
-  export     another budget for a finished run        router export run=DIR out=DIR policy=budget
-  route      choose the LLM for a prompt              router route --artifact DIR "prompt"
-  data       check and summarise a table              router data data=table data.path=FILE
+  train          train a router, judge it, export it  router train
+  evaluate       judge an exported router on a table  router evaluate artifact=DIR data.path=FILE
+  export         another budget for a finished run    router export run=DIR out=DIR policy=budget
+  add-candidate  a new LLM joins a finished run       router add-candidate run=DIR labels=FILE
+  route          choose the LLM for a prompt          router route --artifact DIR "prompt"
+  allocate       plan a batch within a total budget   router allocate artifact=DIR prompts=FILE
+  methods        published methods to train           router methods
+  data           check and summarise a table          router data data=table data.path=FILE
 
 Your own table:    router train data=table data.path=outcomes.parquet
-Another method:    router train estimator=ridge policy=cheapest_adequate
+A published one:   router train method=avengers-pro
+Any composition:   router train estimator=ridge policy=cheapest_adequate
 A sweep:           router train -m estimator=ridge,knn,partition
 Every option:      router train --help        The composed configuration:  router train --cfg job
 
@@ -43,7 +47,9 @@ HYDRA_VERBS = {
     "train": "router.pipelines.train.train",
     "evaluate": "router.pipelines.evaluate.evaluate_artifact",
     "export": "router.pipelines.export.export",
+    "allocate": "router.pipelines.allocate.allocate",
     "data": "router.pipelines.data.describe_data",
+    "add-candidate": "router.pipelines.add_candidate.add_candidate",
 }
 BAD_INPUT = 2
 INTERRUPTED = 130
@@ -78,18 +84,21 @@ def main(arguments: list[str] | None = None) -> None:
 def _run(verb: str, *rest: str) -> None:
     if verb == "route":
         return route(list(rest))
-    if verb not in HYDRA_VERBS:
-        verbs = [*HYDRA_VERBS, "route"]
+    if verb != "methods" and verb not in HYDRA_VERBS:
+        verbs = [*HYDRA_VERBS, "methods", "route"]
         alike = "".join(f" (did you mean {v}?)" for v in get_close_matches(verb, verbs, n=1))
         raise RouterError(f"'{verb}' is no verb of router; verbs are {', '.join(verbs)}{alike}.")
     try:
         from router.pipelines.launch import launch
+        from router.pipelines.methods import show_methods
     except ModuleNotFoundError as error:
         if error.name != "hydra":
             raise
         raise RouterError(
             f"router {verb} needs the training tier: pip install 'query-router[train]'."
         ) from None
+    if verb == "methods":
+        return show_methods(list(rest))
     launch(verb, HYDRA_VERBS[verb], list(rest))
     return None
 
@@ -142,8 +151,9 @@ def _prompts(given: list[str]) -> Iterator[tuple[str, str]]:
 def _readable(decision: Decision) -> str:
     lines = [f"{decision.candidate}: {decision.reason}"]
     for name in sorted(decision.quality, key=lambda n: -decision.quality[n]):
-        mark = "*" if name == decision.candidate else " "
+        mark = "*" if name in decision.ask else " "
         cost = "" if decision.cost is None else f"  ${decision.cost[name]:.6f}"
+        cost += "" if decision.latency is None else f"  {decision.latency[name]:.2f} s"
         quality = f"{decision.quality[name]:.3f} ± {decision.quality_se[name]:.3f}"
         lines.append(f"  {mark} {name:<40} {quality}{cost}")
     return "\n".join(lines)

@@ -63,6 +63,8 @@ def test_the_help_of_a_verb_lists_its_groups_options_and_values(
         "train": ["data", "split", "encoder", "estimator", "cost", "policy", "tracking"],
         "evaluate": ["data", "split"],
         "export": ["policy"],
+        "allocate": [],
+        "add-candidate": [],
         "data": ["data", "split"],
     }[verb]
     shown = [line[:-1] for line in finished.out.splitlines() if line.endswith("=")]
@@ -73,7 +75,8 @@ def test_the_help_of_a_verb_lists_its_groups_options_and_values(
             assert f" {file.stem} " in finished.out
             assert comment[:40] in finished.out
     for value in ("cost_weight", "random_state", "least_quality"):
-        assert (f"{value}:" in finished.out) == (verb != "export" and value == "random_state")
+        splits = verb in ("train", "evaluate", "data")
+        assert (f"{value}:" in finished.out) == (splits and value == "random_state")
 
 
 def test_help_marks_what_is_chosen(run_router: RunRouter) -> None:
@@ -97,17 +100,17 @@ def test_help_lists_options_of_ones_own(run_router: RunRouter, tmp_path: Path) -
 TYPED = [
     (
         ["trian"],
-        "'trian' is no verb of router; verbs are train, evaluate, export, data, route (did",
+        "'trian' is no verb of router; verbs are train, evaluate, export, allocate, data, ",
     ),
     (["train", "estimator=foo"], "estimator=foo: no such option; choose one of average, "),
     (["train", "estimator=rigde"], "(did you mean ridge?)."),
-    (["train", "policy.bugdet=1"], "policy.bugdet: no such key; there are policy.budget (did you"),
+    (["train", "policy.bugdet=1"], "policy.bugdet: no such key; there are policy.budget, policy."),
     (
         ["train", "polcy=budget"],
         "polcy: no such key or group; choose one of data, split, encoder, ",
     ),
     (["train", "name.first=x"], "name.first: name holds a single value, not keys."),
-    (["train", "data.path=x.csv"], "data.path: a key of data=table; give data=table as well."),
+    (["train", "data.path=x.csv"], "data.path: a key of data=battles and data=table; give one"),
     (["train", "my.csv"], "for a table: data=table data.path=my.csv."),
     (["train", "a prompt"], "'a prompt' is not of the form key=value."),
     (["train", "name=a (b"], "stands in two kinds of quotes: 'name=\"a (b\"'."),

@@ -20,6 +20,7 @@ OPTIONS = sorted((file.parent.name, file.stem) for file in CONF.glob("*/*.yaml")
 VERBS = sorted(file.stem for file in CONF.glob("*.yaml") if file.stem != "output")
 # What has no default that would do for everyone.
 NEEDED = {
+    ("data", "battles"): ["data.path=battles.csv"],
     ("data", "table"): ["data.path=outcomes.csv"],
     ("split", "leave_one_task_out"): ["split.task=algebra"],
     ("encoder", "sentence_transformer"): ["encoder.name=somewhere"],
@@ -110,7 +111,8 @@ def test_a_cost_option_is_the_estimator_of_the_same_name(estimator: str) -> None
         (
             ["estimator=average", "estimator.estimators.knn.n_neighbors=few"],
             "estimator",
-            "estimator.estimators.knn.n_neighbors is 'few'; give a whole number.",
+            "estimator.estimators.knn.n_neighbors is 'few'; give a whole number or a list, as in "
+            "[one,two].",
         ),
         (
             ["encoder.dtype=float16"],
