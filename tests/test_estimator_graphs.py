@@ -206,6 +206,6 @@ def test_trees_in_the_graph_are_exact_at_their_thresholds() -> None:
     rng = np.random.default_rng(0)
     queries = rng.choice(values, size=(3000, 8)).astype(np.float32)
     head = Head(fitted, Marginal())
-    head.n_features_, head.quality_, head.cost_ = 8, fitted, None
+    head.n_features_, head.quality_, head.cost_, head.latency_ = 8, fitted, None, None
     computed = run(head, queries)["quality"]
     np.testing.assert_allclose(computed, fitted.predict(queries).quality, atol=1e-6)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-LIMIT = 3.0  # so that no odd prompt lies far from all others by one feature
+LIMIT = 6.0  # so that no odd prompt lies far from all others by one feature
 
 SENTENCE_MARKS = re.compile(r"[.,;:!?]")
 SYMBOLS = re.compile(r"[{}\[\]()<>=_/*+\-#`$\\^|&%@~]")
@@ -59,17 +59,17 @@ FEATURES: dict[str, tuple[float, float, Callable[[str], float]]] = {
     "share of capitals": (0.03, 0.024, lambda text: _count(str.isupper, text)),
     "share of punctuation": (0.024, 0.018, _share(SENTENCE_MARKS)),
     "share of symbols": (0.02, 0.04, _share(SYMBOLS)),
-    "share beyond Latin": (0.0, 0.2, _share(NOT_LATIN)),
+    "share beyond Latin": (0.0, 0.1, _share(NOT_LATIN)),
     "English words per word": (0.25, 0.1, lambda text: len(ENGLISH.findall(text)) / _words(text)),
     "begins with a capital": (0.8, 0.4, lambda text: float(text[:1].isupper())),
     "begins by asking": (0.2, 0.4, _holds(ASKING)),
     "ends with a question mark": (0.4, 0.5, lambda text: float(text.rstrip().endswith("?"))),
     "ends with a full stop": (0.4, 0.5, lambda text: float(text.rstrip().endswith("."))),
     "ends without a mark": (0.2, 0.4, lambda text: float(text.rstrip()[-1:].isalnum())),
-    "has blanks around it": (0.2, 0.4, lambda text: float(text != text.strip())),
+    "has blanks around it": (0.03, 0.17, lambda text: float(text != text.strip())),
     "holds a question mark": (0.65, 0.5, lambda text: float("?" in text)),
     "holds a formula": (0.1, 0.3, _holds(FORMULA)),
-    "holds code": (0.05, 0.2, _holds(CODE)),
+    "holds code": (0.02, 0.15, _holds(CODE)),
     "holds answer options": (0.2, 0.4, _holds(OPTIONS)),
     "holds a blank to fill": (0.01, 0.1, _holds(BLANK)),
     "holds a double space": (0.25, 0.4, lambda text: float("  " in text)),

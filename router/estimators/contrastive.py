@@ -165,7 +165,7 @@ class CostBandedContrastive(Contrastive):
         n_clusters: int = 32,
         n_bands: int = 3,
         cost_weight: float = 1.0,
-        correct: float = 0.5,
+        correct: float = 0.9,
         temperature: float = 0.2,
         penalty: float = 3.0,
         most_steps: int = 200,

@@ -18,6 +18,8 @@ from router.estimators.linear_uncertainty import LinearUncertainty
 from router.outcomes.matrix import OutcomeMatrix
 from router.prediction import Prediction
 
+LEAST_DISPERSION = 0.01
+
 
 @dataclass(frozen=True)
 class LastLayer:
@@ -43,8 +45,10 @@ class LastLayer:
 class LatentEstimator(Estimator):
     """link(coef' latent(x) + bias) with latent(x) = activation(projection' (x - mean) + offset).
 
-    The standard error is the last layer's (Laplace's approximation with the latent held fixed;
-    Kristiadi et al. 2020, arXiv 2002.10118): that of the logit times the slope of the link.
+    Scores are quasi-binomial: graded ones spread less than right and wrong answers, and say more,
+    by the factor 1 / dispersion_. The standard error is the last layer's (Laplace's approximation
+    with the latent held fixed; Kristiadi et al. 2020, arXiv 2002.10118): that of the logit times
+    the slope of the link.
     """
 
     activation: ClassVar[str] = "identity"  # identity, relu, softplus, or ball (see _latent)
@@ -87,13 +91,17 @@ class LatentEstimator(Estimator):
         if self.link == "sigmoid":
             high, low = (np.where(observed, targets, edge) for edge in (-1.0, 2.0))
             constant = high.max(axis=0) == low.min(axis=0)
-        coef, bias = self._learn(X - self.mean_, targets, observed & ~constant, outcomes)
+        learned = observed & ~constant
+        self.dispersion_ = _dispersion(targets, learned) if self.link == "sigmoid" else 1.0
+        self.prior_ = self.penalty * self.dispersion_
+        coef, bias = self._learn(X - self.mean_, targets, learned, outcomes)
         coef[:, constant] = 0.0
         bias[constant] = start_bias(targets, observed)[constant]
         latent = self._latent(X)
         _, slope = self._link(latent @ coef + bias)
         alpha = np.full(len(bias), self.penalty)
-        uncertainty = LinearUncertainty.fit(latent, observed * slope, alpha, self._se_rank())
+        information = observed * slope / self.dispersion_
+        uncertainty = LinearUncertainty.fit(latent, information, alpha, self._se_rank())
         self.layers_ = [LastLayer(coef, bias, uncertainty)]
         return self
 
@@ -158,6 +166,17 @@ class LatentEstimator(Estimator):
             length = graph.op("Sqrt", graph.op("Add", square, graph.constant(1.0)))
             return graph.op("Div", raw, length)
         return raw
+
+
+def _dispersion(targets: np.ndarray, observed: np.ndarray) -> float:
+    """Variance of the scores as a share of that of right and wrong answers with the same means: 1
+    for scores of 0 and 1, less for graded ones, which say more. A prior is weighed against the
+    likelihood divided by it (quasi-likelihood; McCullagh and Nelder 1989, section 9.2)."""
+    count = np.maximum(observed.sum(axis=0), 1)
+    mean = np.where(observed, targets, 0.0).sum(axis=0) / count
+    spread = np.where(observed, (targets - mean) ** 2, 0.0).sum()
+    of_binary = (observed * mean * (1 - mean)).sum()
+    return float(np.clip(spread / of_binary, LEAST_DISPERSION, 1.0)) if of_binary > 0 else 1.0
 
 
 def start_bias(targets: np.ndarray, observed: np.ndarray) -> np.ndarray:

@@ -44,7 +44,8 @@ class LowRank(LatentEstimator):
         precision = np.linalg.inv((spread @ spread.T + np.diag(own)) / known.shape[1])
         added = copy.copy(self)
         added.candidates_ = (*self.candidates_, name)
-        added.layers_ = [*self.layers_, _most_probable(self._latent(X), scores, mean, precision)]
+        layer = _most_probable(self._latent(X), scores, mean, precision, self.dispersion_)
+        added.layers_ = [*self.layers_, layer]
         return added
 
 
@@ -66,7 +67,7 @@ class MatrixFactorisation(LowRank):
         self,
         rank: int = 16,
         loss: Literal["scores", "wins"] = "scores",
-        penalty: float = 20.0,
+        penalty: float = 15.0,
         most_steps: int = 200,
         random_state: int = 0,
     ):
@@ -120,7 +121,7 @@ class MatrixFactorisation(LowRank):
 
         def loss(p: dict[str, torch.Tensor]) -> torch.Tensor:
             logits = (z @ p["projection"]) @ p["vectors"] + p["bias"]
-            prior = self.penalty * squared(p["projection"], p["vectors"])
+            prior = self.prior_ * squared(p["projection"], p["vectors"])
             if self.loss == "scores":
                 return (cross_entropy(logits, y, seen) + prior) / n
             edge = logits[:, first] - logits[:, second]
@@ -193,7 +194,7 @@ class ItemResponse(LowRank):
         def loss(p: dict[str, torch.Tensor]) -> torch.Tensor:
             latent = torch.nn.functional.softplus(z @ p["projection"] + p["offset"])
             logits = latent @ torch.cat([p["ability"] @ member, minus]) + p["bias"] @ member
-            prior = self.penalty * squared(p["projection"], p["ability"])
+            prior = self.prior_ * squared(p["projection"], p["ability"])
             return (cross_entropy(logits, y, seen) + prior) / n
 
         start = {
@@ -220,7 +221,11 @@ def _abilities(candidates: tuple[str, ...], separator: str | None) -> np.ndarray
 
 
 def _most_probable(
-    latent: np.ndarray, scores: np.ndarray, mean: np.ndarray, precision: np.ndarray
+    latent: np.ndarray,
+    scores: np.ndarray,
+    mean: np.ndarray,
+    precision: np.ndarray,
+    dispersion: float,
 ) -> LastLayer:
     """Logistic regression of (k,) scores on the (k, r) latent under a normal prior of the (r + 1)
     coefficients and bias, by Newton's method, with Laplace's posterior."""
@@ -228,13 +233,14 @@ def _most_probable(
 
     def objective(weights: np.ndarray) -> float:
         logits, shift = design @ weights, weights - mean
-        return (np.logaddexp(0.0, logits) - scores * logits).sum() + shift @ precision @ shift / 2
+        deviance = (np.logaddexp(0.0, logits) - scores * logits).sum()
+        return deviance / dispersion + shift @ precision @ shift / 2
 
     weights = mean
     for _ in range(MOST_NEWTON_STEPS):
         p = expit(design @ weights)
-        gradient = design.T @ (p - scores) + precision @ (weights - mean)
-        curvature = (design.T * (p * (1 - p))) @ design + precision
+        gradient = design.T @ (p - scores) / dispersion + precision @ (weights - mean)
+        curvature = (design.T * (p * (1 - p) / dispersion)) @ design + precision
         step = np.linalg.solve(curvature, gradient)
         if gradient @ step < CONVERGED:
             break

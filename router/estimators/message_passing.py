@@ -99,7 +99,7 @@ class MessagePassing(LatentEstimator):
             query = torch.relu(projected + from_task + p["offset"])
             logits = query @ candidate.T + p["bias"]
             weights = [value for name, value in p.items() if not name.endswith(("bias", "offset"))]
-            return (cross_entropy(logits, y, known) + self.penalty * squared(*weights)) / n
+            return (cross_entropy(logits, y, known) + self.prior_ * squared(*weights)) / n
 
         start = {
             "projection": rng.normal(size=(d, h)) / np.sqrt(h),

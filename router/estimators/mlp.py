@@ -65,7 +65,7 @@ class MLP(LatentEstimator):
                 error = cross_entropy(logits, y, seen)
             else:
                 error = (seen * (torch.sigmoid(logits) - y) ** 2).sum()
-            return (error + self.penalty * squared(p["projection"], p["outer"])) / n
+            return (error + self.prior_ * squared(p["projection"], p["outer"])) / n
 
         start = {
             "projection": rng.normal(size=(Z.shape[1], self.hidden)) / np.sqrt(self.hidden),
