@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 from conftest import make_problem
@@ -156,16 +154,6 @@ def test_the_inverted_file_is_made_above_its_threshold_alone() -> None:
     above = KNN(approximate_above=59).fit(X, outcomes)
     assert isinstance(at.votes_[0].neighbours, Exact)
     assert isinstance(above.votes_[0].neighbours, InvertedFile)
-
-
-def test_without_faiss_a_large_log_is_refused_with_the_remedy(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    X, outcomes = make_problem(60)
-    monkeypatch.setitem(sys.modules, "faiss", None)  # as where it is not installed
-    KNN().fit(X, outcomes)
-    with pytest.raises(RouterError, match=r"query-router\[ann\]"):
-        KNN(approximate_above=59).fit(X, outcomes)
 
 
 # Kernel ridge

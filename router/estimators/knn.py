@@ -115,7 +115,7 @@ class KNN(Estimator):
     temperature: weight = exp((cosine - largest cosine) / temperature); one, or several.
     shrinkage: pseudo-count of the candidate's overall mean beside the neighbours.
     approximate_above: number of training queries above which the search is approximate (see
-        InvertedFile; needs Faiss).
+        InvertedFile).
     n_probe: lists searched by the approximate search; more find more of the nearest and take
         longer.
     """

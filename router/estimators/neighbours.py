@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-from router.errors import RouterError
 from router.estimators.graph import Graph
 
 TIE = 1e-6  # cosines this close are one
@@ -85,20 +84,13 @@ class InvertedFile(Neighbours):
     Faiss trains and searches the lists; the graph holds the same ones and searches them likewise.
 
     n_probe: lists that are searched.
-
-    Raises RouterError where Faiss is not installed.
     """
 
     def __init__(self, vectors: np.ndarray, n_probe: int):
         super().__init__(vectors)
-        try:
-            import faiss
-            from faiss.contrib.inspect_tools import get_invlist
-        except ImportError as error:
-            raise RouterError(
-                f"Approximate search among {len(vectors):,} queries needs Faiss: install "
-                "query-router[ann], or raise KNN's approximate_above to search exactly."
-            ) from error
+        import faiss  # slow to import, and needed by large logs alone
+        from faiss.contrib.inspect_tools import get_invlist
+
         n, d = vectors.shape
         kmeans = faiss.Kmeans(
             d,
