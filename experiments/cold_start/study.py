@@ -20,10 +20,9 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-import router.estimators as room
 from router.encoding.cache import encode_cached
 from router.encoding.sentence_transformer import SentenceTransformerEncoder, minilm_folder
-from router.estimators import KNN, Estimator, Partition
+from router.estimators import KNN, Estimator, MatrixFactorisation, Partition
 from router.evaluation.bootstrap import Bootstrap
 from router.outcomes.matrix import OutcomeMatrix
 from router.outcomes.splits import grouped_folds
@@ -36,9 +35,8 @@ import matplotlib.pyplot as plt
 ESTIMATORS: dict[str, Callable[[], Estimator]] = {
     "bagged partition": lambda: Partition([16, 32, 64, 128], n_repeats=6),
     "knn": KNN,
+    "matrix factorisation": MatrixFactorisation,
 }
-if hasattr(room, "MatrixFactorisation"):
-    ESTIMATORS["matrix factorisation"] = room.MatrixFactorisation
 SIZES = (50, 100, 200)
 DRAWS = 3
 FOLDS = 5
