@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import make_problem
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 from test_estimator_graphs import assert_parity
@@ -146,7 +146,8 @@ def test_learned_shrinkage_is_near_the_best_one() -> None:
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.floats(0, 1), st.booleans()), min_size=1, max_size=30)
 )
-@settings(max_examples=50)
+@example([(0, 0.1, True), (0, 0.1, True), (0, 0.1, True), (1, 0.7, True), (1, 0.7, True)])
+@settings(max_examples=200)
 def test_a_learned_pseudo_count_is_a_number_whatever_the_log(
     log: list[tuple[int, float, bool]],
 ) -> None:

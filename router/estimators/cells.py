@@ -45,7 +45,8 @@ def learned_pseudo_count(count: np.ndarray, total: np.ndarray, total2: np.ndarra
     n, cells = count.sum(axis=0), (count > 0).sum(axis=0)
     explained = np.divide(total**2, count, out=np.zeros_like(total), where=count > 0).sum(axis=0)
     freedom = np.maximum(n - cells, 0)
-    within = (total2.sum(axis=0) - explained).sum() / max(freedom.sum(), 1)
+    # Outcomes that are equal in each cell leave a difference of rounding, on either side of 0.
+    within = max((total2.sum(axis=0) - explained).sum(), 0.0) / max(freedom.sum(), 1)
     per_cell = n - np.divide((count**2).sum(axis=0), n, out=np.zeros_like(n), where=n > 0)
     between = (explained - (cells - 1) * within).sum() / max(per_cell.sum(), 1)
     return float(min(within / between, MOST_PSEUDO_COUNT)) if between > 0 else MOST_PSEUDO_COUNT
