@@ -18,6 +18,7 @@ FLOORS: list[set[str]] = [
     {"outcomes", "encoding"},
     {"estimators", "policies"},
     {"evaluation", "tracking"},
+    {"off_policy"},
     {"artifact"},
     {"pipelines", "serving"},
     {"cli"},

@@ -36,7 +36,8 @@ class OutcomeMatrix:
     prices: (m, 2) USD per input and output token, or None.
     price_dates: the day of each candidate's price, or empty.
     latency: (n, m) seconds, or None.
-    propensity: (n, m) probability with which the candidate was chosen, or None.
+    propensity: (n, m) probability with which the log's policy chose each candidate, or None. It
+        may be known of a candidate that was not chosen too; NaN where it is not.
     fingerprint: SHA-256 of the table that was read; a part of the matrix keeps the whole's.
     """
 
@@ -58,7 +59,8 @@ class OutcomeMatrix:
             values = getattr(self, name)
             if values is not None:
                 hidden = np.array(values, dtype=float)
-                hidden[~self.observed] = np.nan
+                if name != "propensity":
+                    hidden[~self.observed] = np.nan
                 object.__setattr__(self, name, _read_only(hidden, float))
         if self.prices is not None:
             object.__setattr__(self, "prices", _read_only(self.prices, float))

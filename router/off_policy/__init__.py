@@ -1,0 +1,1 @@
+"""From logged decisions to the value of another policy."""
