@@ -90,8 +90,9 @@ class Decisions:
         if len(bad):
             first = outcomes.queries["query_id"].iloc[bad[0]]
             raise RouterError(
-                f"{len(bad):,} of {len(outcomes):,} decisions have no propensity above 0, '{first}' "
-                "first; log the probability with which the model was chosen, or leave them out."
+                f"{len(bad):,} of {len(outcomes):,} decisions have no propensity above 0, "
+                f"'{first}' first; log the probability with which the model was chosen, or leave "
+                "these rows out."
             )
         return cls(
             outcomes=outcomes,

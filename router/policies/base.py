@@ -26,8 +26,8 @@ PATH_POINTS = 100
 class Policy(ABC):
     """Predictions -> the probability with which each candidate answers.
 
-    A frozen dataclass whose fields are its parameters: plain numbers, text and tuples, so that the
-    artifact's manifest can hold them.
+    A frozen dataclass whose fields are its parameters: plain numbers, text, tuples and other
+    policies, so that the artifact's manifest can hold them.
     """
 
     def tune(self, prediction: Prediction, outcomes: OutcomeMatrix) -> Self:
@@ -65,10 +65,8 @@ class Policy(ABC):
 
     def to_dict(self) -> dict[str, Any]:
         """Name and parameters, ready for JSON, which knows no infinity: that is the text "inf"."""
-        parameters = {
-            key: str(value) if isinstance(value, float) and np.isinf(value) else value
-            for key, value in dataclasses.asdict(self).items()
-        }
+        fields = (field.name for field in dataclasses.fields(self))
+        parameters = {name: _to_json(getattr(self, name)) for name in fields}
         return {"name": type(self).__name__, **parameters}
 
 
@@ -88,7 +86,15 @@ def policy_from_dict(content: dict[str, Any]) -> Policy:
     return kind(**{key: _from_json(value, known[key]) for key, value in parameters.items()})
 
 
+def _to_json(value: Any) -> Any:
+    if isinstance(value, Policy):
+        return value.to_dict()
+    return str(value) if isinstance(value, float) and np.isinf(value) else value
+
+
 def _from_json(value: Any, kind: str) -> Any:
+    if isinstance(value, dict):
+        return policy_from_dict(value)
     # A candidate may be called "inf": only numbers are read so.
     if value in ("inf", "-inf") and "float" in kind:
         return float(value)
