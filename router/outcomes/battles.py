@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -13,10 +12,8 @@ from router.errors import RouterError
 from router.outcomes.columns import rename_columns
 from router.outcomes.faults import Fault, listed
 from router.outcomes.files import read_table
-from router.outcomes.matrix import OutcomeMatrix, build_matrix
-from router.outcomes.prices import PriceTable
 from router.outcomes.schema import find_faults
-from router.outcomes.table import without_faults
+from router.outcomes.table import TableData, without_faults
 from router.outcomes.values import read_cells
 
 SIDES = ("a", "b")
@@ -30,43 +27,16 @@ TRUE = {"1", "1.0", "true"}
 EMPTY = {"", "nan", "none", "null", "<na>"}
 
 
-class BattleData:
+class BattleData(TableData):
     """Battles of a file on disk (`data=battles data.path=FILE`) as outcomes.
 
     Each battle is a query with two outcomes: scores 1 and 0, or 0.5 twice for a tie. Battles with
-    one prompt are several queries of one group. data/README.md tells the columns.
-
-    path: Parquet, CSV or JSONL file, one row per battle.
-    columns: our column name -> the file's, where they differ.
-    candidates: the models to route between, all in the file if None; battles with another model
-        are left out.
-    prices: YAML price table; then costs are tokens x prices.
-    faults: "error" stops at faulty rows, "drop" leaves them out.
+    one prompt are several queries of one group. The parameters are TableData's, of a file with one
+    row per battle; a battle with another model than `candidates` is left out. data/README.md tells
+    the columns.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        columns: Mapping[str, str] | None = None,
-        candidates: Sequence[str] | None = None,
-        prices: str | Path | None = None,
-        faults: Literal["error", "drop"] = "error",
-    ):
-        if faults not in ("error", "drop"):
-            raise RouterError(f"data.faults is {faults!r}; choose error or drop.")
-        self.path = Path(path)
-        self.columns = columns
-        self.candidates = candidates
-        self.prices = prices
-        self.faults: Literal["error", "drop"] = faults
-
-    @property
-    def name(self) -> str:
-        return self.path.stem
-
-    def load(self) -> OutcomeMatrix:
-        """Read, check and price the battles."""
-        prices = PriceTable.read(self.prices) if self.prices else None
+    def table(self) -> pd.DataFrame:
         source = str(self.path)
         table = outcomes_of_battles(read_table(self.path), source, self.columns, self.faults)
         if self.candidates is not None and set(self.candidates) <= set(table["model"]):
@@ -77,7 +47,7 @@ class BattleData:
                     f"{source}: no battle between two of {listed(self.candidates)}; log some, or "
                     "name others with data.candidates."
                 )
-        return build_matrix(table, prices, self.candidates, source)
+        return table
 
 
 def outcomes_of_battles(

@@ -98,6 +98,8 @@ class TableData:
     def load(self) -> OutcomeMatrix:
         """Read, check and price the outcomes."""
         prices = PriceTable.read(self.prices) if self.prices else None
-        source = str(self.path)
-        table = check_table(read_table(self.path), source, self.columns, self.faults)
-        return build_matrix(table, prices, self.candidates, source)
+        return build_matrix(self.table(), prices, self.candidates, str(self.path))
+
+    def table(self) -> pd.DataFrame:
+        """The file as a checked table of outcomes."""
+        return check_table(read_table(self.path), str(self.path), self.columns, self.faults)

@@ -10,6 +10,25 @@ HALVINGS = 100
 MARGINS = (1e-2, 1e-3, 1e-4, 1e-5)
 
 
+def mixture_of_two(
+    choices: Callable[[float], np.ndarray],
+    spent: Callable[[float], float],
+    budget: float,
+    steps: Sequence[float],
+    halvings: int = HALVINGS,
+) -> tuple[float, float, float]:
+    """(dear weight, cheap weight, share of the dear one) that spend the budget exactly: with
+    Pr(dear) = (budget - C_cheap) / (C_dear - C_cheap).
+
+    choices: what is decided at a weight. The rest as in `neighbours`.
+    """
+    dear, cheap = neighbours(spent, budget, steps, halvings)
+    dear = off_the_switch(choices, dear, -1)
+    cheap = off_the_switch(choices, cheap, +1)
+    above, below = spent(dear), spent(cheap)
+    return dear, cheap, (budget - below) / (above - below)
+
+
 def neighbours(
     spent: Callable[[float], float],
     budget: float,

@@ -16,7 +16,7 @@ from router.policies.base import (
     net_of_latency,
     require_weight,
 )
-from router.policies.bisection import neighbours, off_the_switch
+from router.policies.bisection import mixture_of_two, off_the_switch
 from router.policies.utility import Utility, cost_weights
 from router.prediction import Prediction
 
@@ -90,16 +90,8 @@ class Budget(Policy):
             )
         finite = cost_weights(prediction)[1:-1]
         steps = [0.0, min(finite, default=1.0) / 2, max(finite, default=1.0) * 2, float("inf")]
-        dear, cheap = neighbours(spent, budget, steps)
-        dear = off_the_switch(choices, dear, -1)
-        cheap = off_the_switch(choices, cheap, +1)
-        above, below = spent(dear), spent(cheap)
-        return dataclasses.replace(
-            self,
-            dear_weight=dear,
-            cheap_weight=cheap,
-            dear_share=(budget - below) / (above - below),
-        )
+        dear, cheap, share = mixture_of_two(choices, spent, budget, steps)
+        return dataclasses.replace(self, dear_weight=dear, cheap_weight=cheap, dear_share=share)
 
     def _tune_to_one_standard_error(
         self, prediction: Prediction, scores: np.ndarray, cost: np.ndarray

@@ -18,7 +18,7 @@ from router.policies.base import (
     require_cost,
     require_weight,
 )
-from router.policies.bisection import neighbours, off_the_switch
+from router.policies.bisection import mixture_of_two
 from router.policies.utility import cost_weights
 from router.prediction import Prediction
 
@@ -108,16 +108,9 @@ class Exploring(Policy):
                 f"policy.budget=${budget:g} per query is below ${least:.3g}, the mean cost of this "
                 "exploration around the cheapest candidate; raise the budget or explore less."
             )
-        dear, cheap = neighbours(spent, budget, self._steps(prediction), HALVINGS)
-        dear = off_the_switch(choices, dear, -1)
-        cheap = off_the_switch(choices, cheap, +1)
-        above, below = spent(dear), spent(cheap)
-        return dataclasses.replace(
-            self,
-            cost_weight=dear,
-            cheap_weight=cheap,
-            dear_share=(budget - below) / (above - below),
-        )
+        steps = self._steps(prediction)
+        dear, cheap, share = mixture_of_two(choices, spent, budget, steps, HALVINGS)
+        return dataclasses.replace(self, cost_weight=dear, cheap_weight=cheap, dear_share=share)
 
     def _steps(self, prediction: Prediction) -> list[float]:
         """Zero; a weight too small to tell any two costs apart; one at which any two costs weigh
