@@ -81,6 +81,7 @@ def test_metrics_are_complete(sides):
     metrics = plain(evaluation.metrics)
     assert set(metrics) == {
         "queries",
+        "evidence",
         "verdict",
         "router",
         "baselines",

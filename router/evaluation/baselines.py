@@ -95,11 +95,15 @@ class Baselines:
             lookups=lookups,
         )
 
-    def plans(self, test: OutcomeMatrix, router: np.ndarray) -> dict[str, np.ndarray]:
+    def plans(
+        self, test: OutcomeMatrix, router: np.ndarray, oracle: bool = True
+    ) -> dict[str, np.ndarray]:
         """Name -> (n, m) probabilities on the test side; `router` are the router's own.
 
         "random" is a shuffle of the router's own choices; "oracle" knows the outcomes, and takes
         the cheapest of the best.
+
+        oracle: False where the outcomes are estimates, of which the best is not the best.
         """
         n, m = router.shape
         single = {"best single": self.best_single}
@@ -113,19 +117,22 @@ class Baselines:
         for name, lookup in self.lookups.items():
             if lookup.kind != "task" or test.tasks is not None:
                 plans[name] = lookup.policy.probabilities(lookup.predict(test))
-        best = test.scores >= test.scores.max(axis=1, keepdims=True)
-        rank = np.zeros_like(test.scores) if test.cost is None else test.cost
-        plans["oracle"] = np.eye(m)[np.where(best, rank, np.inf).argmin(axis=1)]
+        if oracle:
+            best = test.scores >= test.scores.max(axis=1, keepdims=True)
+            rank = np.zeros_like(test.scores) if test.cost is None else test.cost
+            plans["oracle"] = np.eye(m)[np.where(best, rank, np.inf).argmin(axis=1)]
         return plans
 
-    def expected(self, test: OutcomeMatrix, router: np.ndarray) -> dict[str, Expected]:
-        """Name -> what the plan yields on each test query; `router` as in `plans`."""
+    def expected(
+        self, test: OutcomeMatrix, router: np.ndarray, oracle: bool = True
+    ) -> dict[str, Expected]:
+        """Name -> what the plan yields on each test query; `router` and `oracle` as in `plans`."""
         outcomes = (test.scores, test.cost, test.latency)
         return {
             name: self.lookups[name].policy.expected(self.lookups[name].predict(test), *outcomes)
             if name in self.lookups
             else expected_of_mixture(plan, *outcomes)
-            for name, plan in self.plans(test, router).items()
+            for name, plan in self.plans(test, router, oracle).items()
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -161,13 +168,16 @@ def _lengths(outcomes: OutcomeMatrix) -> np.ndarray:
 def _lookup(kind: str, cells: tuple[Any, ...], train: OutcomeMatrix, policy: Policy) -> Lookup:
     row = _rows(kind, cells, train)
     n_rows = len(cells) + 1
-    quality = _shrunken_means(row, n_rows, train.scores, train.observed)
-    cost = None if train.cost is None else _shrunken_means(row, n_rows, train.cost, train.observed)
+    weight = train.observed.astype(float)
+    if train.inverse_propensity is not None:  # a decision stands for those that chose otherwise
+        weight *= train.inverse_propensity
+    quality = _shrunken_means(row, n_rows, train.scores, weight)
+    cost = None if train.cost is None else _shrunken_means(row, n_rows, train.cost, weight)
     latency = None
     if train.latency is not None:
         known = ~np.isnan(train.latency)
         if known.any(axis=0).all():
-            latency = _shrunken_means(row, n_rows, train.latency, known)
+            latency = _shrunken_means(row, n_rows, train.latency, weight * known)
     lookup = Lookup(kind, cells, quality, cost, policy, latency)
     prediction = lookup.predict(train)
     try:
@@ -179,9 +189,10 @@ def _lookup(kind: str, cells: tuple[Any, ...], train: OutcomeMatrix, policy: Pol
 
 
 def _shrunken_means(
-    row: np.ndarray, n_rows: int, values: np.ndarray, observed: np.ndarray
+    row: np.ndarray, n_rows: int, values: np.ndarray, weight: np.ndarray
 ) -> np.ndarray:
-    known = np.where(observed, values, 0.0)
-    overall = known.sum(axis=0) / observed.sum(axis=0)
+    """(n_rows, m) weighted means; weight: (n, m), 0 where a value is not known."""
+    known = np.where(weight > 0, weight * values, 0.0)
+    overall = known.sum(axis=0) / weight.sum(axis=0)
     member = np.eye(n_rows)[row].T
-    return (member @ known + SHRINKAGE * overall) / (member @ observed + SHRINKAGE)
+    return (member @ known + SHRINKAGE * overall) / (member @ weight + SHRINKAGE)

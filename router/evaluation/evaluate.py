@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ import pandas as pd
 from router.errors import RouterError
 from router.evaluation.baselines import Baselines
 from router.evaluation.bootstrap import Bootstrap, Interval
+from router.evaluation.completed import completed
 from router.evaluation.crossfit import aiq_gain
 from router.evaluation.frontier import (
     Curve,
@@ -41,6 +42,10 @@ from router.prediction import Prediction
 log = logging.getLogger(__name__)
 
 LEAST_QUERIES = 5
+LEAST_EFFECTIVE = (
+    200  # effective decisions, below which an off-policy interval is not to be trusted
+)
+FULL_INFORMATION = {"kind": "full information"}
 
 
 @dataclass(frozen=True)
@@ -76,19 +81,23 @@ def evaluate(
 ) -> Evaluation:
     """Judge the policy's decisions on the test queries of which every outcome is known.
 
-    prediction: of the test queries, with the test side's candidates in its order.
+    A log of the chosen candidates' outcomes alone, with propensities, is judged by its doubly
+    robust outcomes (see `completed`), less what they cannot tell: oracle, calibration, regret.
+
+    prediction: of the test queries, with the test side's candidates in its order, learned from
+        others.
     policy, baselines: tuned and chosen on other queries.
     resamples: of the bootstrap. margin: see `judge`.
 
-    Raises RouterError where fewer than five queries are fully observed: such logs need off-policy
-    evaluation.
+    Raises RouterError where fewer than five queries can be judged.
     """
-    test, prediction = _fully_observed(test, prediction)
+    evidence, test, prediction = _evidence(test, prediction, policy)
+    full = evidence is None
     probabilities = policy.probabilities(prediction)
     bootstrap = Bootstrap(test.groups, resamples)
     expected = {
         "router": policy.expected(prediction, test.scores, test.cost, test.latency),
-        **baselines.expected(test, probabilities),
+        **baselines.expected(test, probabilities, oracle=full),
     }
     quality = {name: plan.score for name, plan in expected.items()}
     judged = {name: {"quality": bootstrap.mean(quality[name]).to_dict()} for name in expected}
@@ -101,11 +110,12 @@ def evaluate(
     means = {name: float(values.mean()) for name, values in quality.items()}
     router: dict[str, Any] = {
         "shares": dict(zip(test.candidates, probabilities.mean(axis=0).tolist(), strict=True)),
-        "oracle_gap_closed": oracle_gap_closed(
-            means["router"], means["best single"], means["oracle"]
-        ),
-        "regret": means["oracle"] - means["router"],
     }
+    if full:
+        router["oracle_gap_closed"] = oracle_gap_closed(
+            means["router"], means["best single"], means["oracle"]
+        )
+        router["regret"] = means["oracle"] - means["router"]
     if test.cost is not None:
         cost = {name: plan.cost for name, plan in expected.items() if plan.cost is not None}
         for name in cost:
@@ -115,19 +125,26 @@ def evaluate(
         resampled = bootstrap.means(np.stack([curve.cost.T, curve.quality.T], axis=2))
         reference = means["best single"], float(cost["best single"].mean())
         router |= _frontier_metrics(curve, resampled, test, bootstrap, *reference)
+        if full:
+            singles = np.column_stack([test.cost.mean(axis=0), test.scores.mean(axis=0)])
+            router["aiq_oracle"] = _aiq(oracle_curve(test), singles)
         router["routerarena"] = routerarena_score(means["router"], float(cost["router"].mean()))
         band = _band(curve, resampled, bootstrap)
     for name, latency in _latencies(test, expected, resamples).items():
         judged[name]["latency"] = latency
-    if len(test.candidates) == 2:
+    if full and len(test.candidates) == 2:
         router |= _two_candidates(prediction, test, baselines.best_single, means["router"])
 
-    verdict = judge(gains["best single"], saving, baselines.best_single, margin)
+    if evidence is not None and evidence.effective_decisions < LEAST_EFFECTIVE:
+        verdict = Verdict("cannot tell", evidence.sentence)
+    else:
+        verdict = judge(gains["best single"], saving, baselines.best_single, margin)
     votes = policy.votes(prediction, draw(probabilities, uniform_of(test.prompts)))
     drawn = votes.argmax(axis=1)
     chosen = {"best single": baselines.best_single, "cheapest": baselines.cheapest}
     metrics = {
         "queries": len(test),
+        "evidence": FULL_INFORMATION if evidence is None else evidence.to_dict(),
         "verdict": verdict.to_dict(),
         "router": {**judged["router"], **router},
         "baselines": {
@@ -140,16 +157,63 @@ def evaluate(
             for name, gain in gains.items()
         }
         | ({} if saving is None else {"relative_cost_vs_best_single": saving.to_dict()}),
-        "calibration": _calibration(prediction, test, drawn, baselines.best_single),
     }
+    if full:
+        metrics["calibration"] = _calibration(prediction, test, drawn, baselines.best_single)
     return Evaluation(
         metrics=metrics,
         verdict=verdict,
-        predictions=prediction_table(test, prediction, probabilities, votes),
+        predictions=prediction_table(test, prediction, probabilities, votes, estimated=not full),
         frontier=frontier_table(curve, test, judged),
         band=band,
         tasks=task_table(test, quality["router"], quality["best single"], resamples),
     )
+
+
+@dataclass(frozen=True)
+class OffPolicyEvidence:
+    """What a decision log tells of a plan that is not its own.
+
+    decisions: of the log's test side. effective_decisions: (sum w)^2 / sum w^2 of the weights w =
+        plan's probability / propensity, the number of decisions that would tell as much had the
+        plan made them itself.
+    """
+
+    decisions: int
+    effective_decisions: float
+
+    @property
+    def sentence(self) -> str:
+        return (
+            f"The log decides too seldom as the router would: {self.decisions:,} decisions are "
+            f"worth {self.effective_decisions:.0f} of its own, and a verdict needs "
+            f"{LEAST_EFFECTIVE}; log more, or explore more."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": "off-policy, doubly robust", **asdict(self)}
+
+
+def _evidence(
+    test: OutcomeMatrix, prediction: Prediction, policy: Policy
+) -> tuple[OffPolicyEvidence | None, OutcomeMatrix, Prediction]:
+    """(None where the outcomes are known, the queries to judge, their prediction)."""
+    stands_for = test.inverse_propensity
+    if stands_for is None or len(test.candidates) == 1:
+        return (None, *_fully_observed(test, prediction))
+    if type(policy).expected is not Policy.expected:
+        raise RouterError(
+            f"{type(policy).__name__} asks several candidates together, and a log of one answer "
+            "per query cannot tell what they would score; choose another policy."
+        )
+    if len(test) < LEAST_QUERIES:
+        raise RouterError(
+            f"{len(test)} decisions on the test side; at least {LEAST_QUERIES} are needed."
+        )
+    weight = np.where(test.observed, stands_for * policy.probabilities(prediction), 0.0).sum(axis=1)
+    whole = float((weight**2).sum())
+    effective = float(weight.sum()) ** 2 / whole if whole > 0 else 0.0
+    return OffPolicyEvidence(len(test), effective), completed(prediction, test), prediction
 
 
 def _fully_observed(
@@ -222,7 +286,6 @@ def _frontier_metrics(
         "aiq_gain": aiq_gain(
             curve.cost, curve.quality, test.cost.T, test.scores.T, bootstrap, test.groups
         ).to_dict(),
-        "aiq_oracle": _aiq(oracle_curve(test), singles),
         "aiq_routerbench": aiq_routerbench(points, float(singles[:, 0].max())),
         "qnc": quality_neutral_cost(points, best_single, best_single_cost),
         "perf_gain": perf_gain(points, best_single),

@@ -15,25 +15,31 @@ from router.prediction import Prediction
 
 
 def prediction_table(
-    test: OutcomeMatrix, prediction: Prediction, probabilities: np.ndarray, votes: np.ndarray
+    test: OutcomeMatrix,
+    prediction: Prediction,
+    probabilities: np.ndarray,
+    votes: np.ndarray,
+    estimated: bool = False,
 ) -> pd.DataFrame:
     """A row per query: the chosen candidate with its probability, the observed score, cost and
     latency of the answer, then the predicted quality, cost and latency of every candidate.
 
     votes: (n, m) weight of each candidate in the answer; the chosen one has the most.
+    estimated: whether the outcomes are doubly robust; then so are the names of their columns.
     """
+    kind = "doubly_robust_" if estimated else ""
     rows, drawn = np.arange(len(test)), votes.argmax(axis=1)
     answer = expected_of_vote(votes, test.scores, test.cost, test.latency)
     columns: dict[str, Any] = {
         "query_id": test.queries["query_id"].to_numpy(),
         "chosen": np.array(test.candidates, dtype=object)[drawn],
         "probability": probabilities[rows, drawn],
-        "score": answer.score,
+        f"{kind}score": answer.score,
     }
     if answer.cost is not None:
-        columns["cost_usd"] = answer.cost
+        columns[f"{kind}cost_usd"] = answer.cost
     if answer.latency is not None:
-        columns["latency_s"] = answer.latency
+        columns[f"{kind}latency_s"] = answer.latency
     for j, name in enumerate(test.candidates):
         columns[f"quality:{name}"] = prediction.quality[:, j]
         columns[f"quality_se:{name}"] = prediction.quality_se[:, j]

@@ -15,7 +15,7 @@ from router.outcomes.fingerprint import fingerprint
 from router.outcomes.grouping import group_queries
 from router.outcomes.prices import PriceTable
 
-PER_CELL = ("scores", "cost", "tokens", "latency", "propensity")
+PER_CELL = ("scores", "cost", "tokens", "latency", "propensity", "weights")
 PER_QUERY = ("prompt", "task", "split", "gold")
 
 
@@ -38,6 +38,8 @@ class OutcomeMatrix:
     latency: (n, m) seconds, or None.
     propensity: (n, m) probability with which the log's policy chose each candidate, or None. It
         may be known of a candidate that was not chosen too; NaN where it is not.
+    weights: (n, m) how much each outcome counts in a fit, from 0 up; None where all count alike.
+        Only estimators read it (see Estimator.takes_weights); no table holds it.
     fingerprint: SHA-256 of the table that was read; a part of the matrix keeps the whole's.
     """
 
@@ -51,6 +53,7 @@ class OutcomeMatrix:
     price_dates: tuple[str, ...] = ()
     latency: np.ndarray | None = None
     propensity: np.ndarray | None = None
+    weights: np.ndarray | None = None
     fingerprint: str = ""
 
     def __post_init__(self) -> None:
@@ -86,6 +89,16 @@ class OutcomeMatrix:
     def fully_observed(self) -> np.ndarray:
         """(n,) True where every candidate's outcome is known."""
         return np.asarray(self.observed.all(axis=1))
+
+    @property
+    def inverse_propensity(self) -> np.ndarray | None:
+        """(n, m) how many decisions each observed outcome stands for: 1 / propensity in a log of
+        the chosen candidates' outcomes alone; None where some query has several outcomes, or the
+        propensity of a chosen candidate is not known."""
+        if self.propensity is None or not (self.observed.sum(axis=1) == 1).all():
+            return None
+        propensity = np.where(self.observed, self.propensity, 1.0)
+        return 1 / propensity if (propensity > 0).all() else None
 
     def take(self, rows: np.ndarray) -> OutcomeMatrix:
         """The outcomes of the given queries alone; rows: positions, or n True and False."""
@@ -140,19 +153,21 @@ class OutcomeMatrix:
         return replace(self, scores=values)
 
     def mean_scores(self) -> np.ndarray:
-        """(m,) mean observed score of each candidate."""
-        return _observed_mean(self.scores, self.observed)
+        """(m,) mean observed score of each candidate, by `inverse_propensity` where that is known:
+        so it is of all queries, not of those alone that the log's policy gave the candidate."""
+        return self._observed_mean(self.scores)
 
     def mean_costs(self) -> np.ndarray | None:
-        """(m,) mean observed USD of each candidate."""
-        return None if self.cost is None else _observed_mean(self.cost, self.observed)
+        """(m,) mean observed USD of each candidate, likewise."""
+        return None if self.cost is None else self._observed_mean(self.cost)
 
-
-def _observed_mean(values: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """NaN for a candidate without an outcome."""
-    count = observed.sum(axis=0).astype(float)
-    total = np.where(observed, values, 0.0).sum(axis=0)
-    return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
+    def _observed_mean(self, values: np.ndarray) -> np.ndarray:
+        """NaN for a candidate without an outcome."""
+        stands_for = self.inverse_propensity
+        weight = np.where(self.observed, 1.0 if stands_for is None else stands_for, 0.0)
+        count = weight.sum(axis=0)
+        total = np.where(self.observed, weight * values, 0.0).sum(axis=0)
+        return np.divide(total, count, out=np.full(len(count), np.nan), where=count > 0)
 
 
 def _read_only(values: np.ndarray, dtype: type) -> np.ndarray:

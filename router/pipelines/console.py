@@ -88,6 +88,12 @@ def print_comparison(metrics: dict[str, Any]) -> None:
             row.append(f"{judged['latency']['value']:,.3f}")
         table.add_row(*row, style="bold" if name == "router" else None)
     console.print(table)
+    evidence = metrics["evidence"]
+    if "decisions" in evidence:
+        console.print(
+            f"Evidence   {evidence['kind']}: {evidence['decisions']:,} logged decisions, worth "
+            f"{evidence['effective_decisions']:,.0f} of the router's own"
+        )
     named = {name: metrics["baselines"].get(name, {}) for name in ("best single", "cheapest")}
     models = [f"{name} is {of['candidate']}" for name, of in named.items() if of]
     console.print(f"Models     {', '.join(models)}")
@@ -97,11 +103,12 @@ def print_comparison(metrics: dict[str, Any]) -> None:
     if priced:
         area, single = router["aiq"], router["aiq_single_models"]
         gain = router["aiq_gain"]
+        oracle = f"oracle {router['aiq_oracle']:.4f}; " if "aiq_oracle" in router else ""
         console.print(
             f"Frontier   AIQ {area['value']:.4f} [{area['low']:.4f}, {area['high']:.4f}], "
             f"single models {single['value']:.4f}, "
             f"gain (cross-fitted) {gain['value']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}], "
-            f"oracle {router['aiq_oracle']:.4f}; QNC {_figure(router['qnc'], 2)}"
+            f"{oracle}QNC {_figure(router['qnc'], 2)}"
         )
     if "two_candidates" in router:
         two = router["two_candidates"]

@@ -76,6 +76,7 @@ def read_validation(path: Path, candidates: tuple[str, ...]) -> tuple[Prediction
         observed=~np.isnan(scores),
         cost=matrix("observed_cost"),
         latency=matrix("observed_latency"),
+        propensity=matrix("propensity"),
     )
     return Prediction(candidates, quality, se, matrix("cost"), matrix("latency")), outcomes
 

@@ -298,6 +298,8 @@ def write_validation(path: Path, trained: Trained) -> None:
         if prediction.latency is not None and validation.latency is not None:
             columns[f"latency:{name}"] = prediction.latency[:, j]
             columns[f"observed_latency:{name}"] = validation.latency[:, j]
+        if validation.propensity is not None:
+            columns[f"propensity:{name}"] = validation.propensity[:, j]
     pd.DataFrame(columns).to_parquet(path, index=False)
 
 

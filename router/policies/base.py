@@ -143,11 +143,18 @@ def net_of_latency(prediction: Prediction, latency_weight: float) -> Prediction:
 
 
 def filled(prediction: Prediction, outcomes: OutcomeMatrix) -> tuple[np.ndarray, np.ndarray | None]:
-    """(n, m) scores and costs; where the log did not see an outcome, the prediction stands in."""
-    scores = np.where(outcomes.observed, outcomes.scores, prediction.quality)
+    """(n, m) scores and costs of every candidate.
+
+    Where the log did not see an outcome, the prediction stands in. Where it saw the chosen
+    candidate's alone and knows its propensity, what was observed beyond the prediction counts 1 /
+    propensity times: these doubly robust scores (Dudik et al., arXiv 1103.4601) may leave [0, 1],
+    and their mean over queries is right even where the prediction is not, if the prediction comes
+    from other queries.
+    """
+    scores = _filled(prediction.quality, outcomes.scores, outcomes)
     if prediction.cost is None or outcomes.cost is None:
         return scores, None
-    return scores, np.where(outcomes.observed, outcomes.cost, prediction.cost)
+    return scores, _filled(prediction.cost, outcomes.cost, outcomes)
 
 
 def filled_latency(prediction: Prediction, outcomes: OutcomeMatrix) -> np.ndarray:
@@ -155,7 +162,13 @@ def filled_latency(prediction: Prediction, outcomes: OutcomeMatrix) -> np.ndarra
     assert prediction.latency is not None
     if outcomes.latency is None:
         return prediction.latency
-    return np.where(np.isnan(outcomes.latency), prediction.latency, outcomes.latency)
+    return _filled(prediction.latency, outcomes.latency, outcomes)
+
+
+def _filled(predicted: np.ndarray, values: np.ndarray, outcomes: OutcomeMatrix) -> np.ndarray:
+    weight = outcomes.inverse_propensity
+    corrected = values if weight is None else predicted + weight * (values - predicted)
+    return np.where(np.isnan(corrected), predicted, corrected)
 
 
 def cheapest_best(
