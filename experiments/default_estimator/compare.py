@@ -1,6 +1,6 @@
-"""Which estimator should `router train` use by default? Judged on train sides alone.
+"""Which estimator and encoder should `router train` use by default? Judged on train sides alone.
 
-Every estimator of conf/estimator predicts each training query from folds that did not see it; the
+Each estimator below predicts each training query from folds that did not see it; the
 test sides are never read. On the default data set the figure is the gain in AIQ over the hull of
 the single models, on llmrouter_nine (no costs) the gain in mean score over the best single model,
 each with a paired 95 % interval from a bootstrap over prompts.
@@ -15,9 +15,9 @@ import sys
 import numpy as np
 import pandas as pd
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 
 from router.encoding.cache import encode_cached
-from router.encoding.sentence_transformer import SentenceTransformerEncoder, minilm_folder
 from router.estimators.head import Head, cross_predict
 from router.evaluation.bootstrap import Bootstrap, Interval
 from router.evaluation.crossfit import aiq_gain
@@ -42,6 +42,7 @@ ESTIMATORS = (
     "bagged_partition",
     "average",
 )
+ENCODERS = {"": "minilm", " + features": "minilm_features"}
 FOLDS = 5
 
 
@@ -67,24 +68,30 @@ def frontier_gain(prediction: Prediction, outcomes: OutcomeMatrix) -> Interval:
     )
 
 
+def composed(*overrides: str) -> DictConfig:
+    """The configuration of `router train` with these overrides."""
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        return compose("train", list(overrides))
+
+
 def main(nine: str | None) -> None:
     """Print the table as Markdown."""
-    encoder = SentenceTransformerEncoder(minilm_folder())
     tables = {"default data set, AIQ gain": (ParetoBanditData().load(), frontier_gain)}
     if nine is not None:
         tables["llmrouter_nine, quality gain"] = (TableData(nine).load(), quality_gain)
     results: dict[str, dict[str, str]] = {}
     for title, (outcomes, judge) in tables.items():
         train = outcomes.take(ColumnSplit()(outcomes).train)
-        vectors = encode_cached(encoder, train.prompts)
-        for name in ESTIMATORS:
-            with initialize_config_dir(str(config_folder()), version_base="1.3"):
-                config = compose("train", [f"estimator={name}"])
-            head = Head(build(config.estimator, "estimator"), build(config.cost, "cost"))
-            found = judge(cross_predict(head, vectors, train, FOLDS), train)
-            figure = f"{found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
-            results.setdefault(name, {})[title] = figure
-            print(name, title, figure, file=sys.stderr, flush=True)
+        for suffix, encoder in ENCODERS.items():
+            part = build(composed(f"encoder={encoder}").encoder, "encoder")
+            vectors = encode_cached(part, train.prompts)
+            for name in ESTIMATORS:
+                config = composed(f"estimator={name}")
+                head = Head(build(config.estimator, "estimator"), build(config.cost, "cost"))
+                found = judge(cross_predict(head, vectors, train, FOLDS), train)
+                figure = f"{found.value:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
+                results.setdefault(name + suffix, {})[title] = figure
+                print(name + suffix, title, figure, file=sys.stderr, flush=True)
     table = pd.DataFrame.from_dict(results, orient="index")
     header = ["estimator", *table.columns]
     print("|".join(["", *header, ""]))

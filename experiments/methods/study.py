@@ -55,13 +55,13 @@ TITLES = {
 }
 # Compositions beside the presets: the parts alone, and what was tried to do better.
 OTHERS = {
-    "marginal": ["estimator=marginal"],
-    "ridge": ["estimator=ridge"],
-    "kernel ridge": ["estimator=kernel_ridge"],
-    "LightGBM": ["estimator=lightgbm"],
-    "bagged partition": ["estimator=bagged_partition"],
-    "average of four": ["estimator=average"],
-    "stack": ["estimator=stack"],
+    "marginal": ["estimator=marginal", "encoder=minilm"],
+    "ridge": ["estimator=ridge", "encoder=minilm"],
+    "kernel ridge": ["estimator=kernel_ridge", "encoder=minilm"],
+    "LightGBM": ["estimator=lightgbm", "encoder=minilm"],
+    "bagged partition": ["estimator=bagged_partition", "encoder=minilm"],
+    "average of four": ["estimator=average", "encoder=minilm"],
+    "stack": ["estimator=stack", "encoder=minilm"],
     "kNN + features": ["estimator=knn", "encoder=minilm_features"],
     "LightGBM + features": ["estimator=lightgbm", "encoder=minilm_features"],
     "matrix factorisation + features": [
