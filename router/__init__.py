@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from router.errors import RouterError
 
 if TYPE_CHECKING:
+    from router.artifact.decision_log import DecisionLog
     from router.artifact.runtime import Decision, Router, load
 
-__all__ = ["Decision", "Router", "RouterError", "load"]
+__all__ = ["Decision", "DecisionLog", "Router", "RouterError", "load"]
 
 
 def __getattr__(name: str) -> Any:
@@ -22,4 +23,8 @@ def __getattr__(name: str) -> Any:
         import router.artifact.runtime as runtime
 
         return getattr(runtime, name)
+    if name == "DecisionLog":
+        from router.artifact.decision_log import DecisionLog
+
+        return DecisionLog
     raise AttributeError(f"module 'router' has no attribute {name!r}")

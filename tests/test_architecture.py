@@ -14,7 +14,7 @@ import router
 PACKAGE = Path(router.__file__).parent
 # From the ground up; rooms of one floor do not know each other.
 FLOORS: list[set[str]] = [
-    {"errors", "prediction", "staging", "cache_folder"},
+    {"errors", "prediction", "staging", "cache_folder", "json_record"},
     {"outcomes", "encoding"},
     {"estimators", "policies"},
     {"evaluation", "tracking"},

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from router.errors import RouterError
+from router.json_record import content_hash, text_of
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -21,8 +22,8 @@ def write_manifest(folder: Path, content: dict[str, Any]) -> None:
         for name in FILES
     }
     manifest = {"schema_version": SCHEMA_VERSION, **content, "files": files}
-    manifest["sha256"] = _own_hash(manifest)
-    (folder / MANIFEST).write_text(_text(manifest), encoding="utf-8")
+    manifest["sha256"] = content_hash(manifest)
+    (folder / MANIFEST).write_text(text_of(manifest), encoding="utf-8")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             "installation knows; update query-router."
         )
     # The text too, since a changed blank or a doubled key leaves the content as it was.
-    if manifest.get("sha256") != _own_hash(manifest) or text != _text(manifest):
+    if manifest.get("sha256") != content_hash(manifest) or text != text_of(manifest):
         raise RouterError(f"{path}: damaged (its checksum differs); export the router again.")
     for name in FILES:
         part = folder / name
@@ -81,11 +82,8 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _text(manifest: dict[str, Any]) -> str:
-    return json.dumps(manifest, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _own_hash(manifest: dict[str, Any]) -> str:
-    content = {key: value for key, value in manifest.items() if key != "sha256"}
-    canonical = json.dumps(content, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
+def price_version(prices: dict[str, Any] | None) -> str | None:
+    """Names a manifest's prices by the latest of their days and the start of their SHA-256."""
+    if not prices:
+        return None
+    return f"{max(price['date'] for price in prices.values())}-{content_hash(prices)[:12]}"

@@ -5,18 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
-from router.artifact.manifest import read_manifest
+from router.artifact.allow_list import decide_among, eligible_of
+from router.artifact.manifest import price_version, read_manifest
 from router.encoding.query_features import query_features
 from router.errors import RouterError
-from router.policies import Policy, draw, policy_from_dict, uniform_of
+from router.policies import Policy, policy_from_dict, uniform_of
 from router.prediction import Prediction
 
 GOLDEN_TOLERANCE = 1e-3
@@ -33,6 +35,12 @@ class Decision:
     ask: the candidates to ask, each with its weight in the vote on the answer. That is the chosen
         one alone, with weight 1, under every policy but a subset, where the chosen one weighs most.
     latency: predicted seconds of every candidate's answer, or None where the log knew none.
+    probabilities: with which each candidate was to be chosen; 0 where it was not eligible.
+    eligible: the candidates that could be chosen.
+    seed, session: as `Router.route` was given them.
+    artifact, policy: what decided: the SHA-256 of its manifest, the policy's name.
+    price_version: of the prices in the artifact, or None where its costs come from the log.
+    request_id: names this decision in a decision log; two equal decisions differ in it alone.
     """
 
     candidate: str
@@ -42,7 +50,15 @@ class Decision:
     cost: dict[str, float] | None
     reason: str
     ask: dict[str, float]
-    latency: dict[str, float] | None = None
+    latency: dict[str, float] | None
+    probabilities: dict[str, float]
+    eligible: list[str]
+    seed: str
+    session: str | None
+    artifact: str
+    policy: str
+    price_version: str | None
+    request_id: str = field(default_factory=lambda: uuid4().hex, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -62,6 +78,7 @@ class Router:
         self.candidates: tuple[str, ...] = tuple(self.manifest["candidates"])
         self.policy: Policy = policy_from_dict(self.manifest["policy"])
         prices = self.manifest["prices"]
+        self._price_version = price_version(prices)
         self._prices = None
         if prices is not None:
             per_million = [(prices[c]["input"], prices[c]["output"]) for c in self.candidates]
@@ -81,27 +98,51 @@ class Router:
             f"onnx-{files['encoder.onnx']['sha256'][:24]}-{files['tokenizer.json']['sha256'][:8]}"
         )
 
-    def route(self, prompt: str) -> Decision:
+    def route(
+        self,
+        prompt: str,
+        *,
+        seed: str = "",
+        candidates: Sequence[str] | None = None,
+        session: str | None = None,
+    ) -> Decision:
         """Choose the candidate that shall answer the prompt.
 
         A prompt longer than the encoder's window is judged by its first tokens.
-        Raises RouterError where the prompt is no text or empty.
+
+        seed: what the draw of a policy that explores or mixes depends on, beside the prompt; a seed
+            for each request draws anew where a prompt comes again.
+        candidates: those that may be chosen; all if None (see `decide_among`).
+        session: names the conversation, for the decision log.
+
+        Raises RouterError where the prompt is no text or empty, or a candidate is unknown.
         """
         if not isinstance(prompt, str) or not prompt.strip():
             raise RouterError("The prompt is empty; give the text that the LLM shall answer.")
+        eligible = eligible_of(self.candidates, candidates)
         prediction = self.predict(self._encode_one(prompt))
-        probabilities = self.policy.probabilities(prediction)
-        votes = self.policy.votes(prediction, draw(probabilities, uniform_of([prompt])))[0]
+        # The length keeps a seed from running into the prompt.
+        uniform = uniform_of([f"{len(seed)}:{seed}{prompt}" if seed else prompt])
+        probabilities, votes, reason = decide_among(eligible, self.policy, prediction, uniform)
         chosen = int(votes.argmax())
         return Decision(
             candidate=self.candidates[chosen],
-            probability=float(probabilities[0, chosen]),
-            quality=self._by_candidate(prediction.quality),
-            quality_se=self._by_candidate(prediction.quality_se),
-            cost=None if prediction.cost is None else self._by_candidate(prediction.cost),
-            reason=self.policy.reason(prediction, chosen),
+            probability=float(probabilities[chosen]),
+            quality=self._by_candidate(prediction.quality[0]),
+            quality_se=self._by_candidate(prediction.quality_se[0]),
+            cost=None if prediction.cost is None else self._by_candidate(prediction.cost[0]),
+            reason=reason,
             ask={self.candidates[j]: float(votes[j]) for j in np.flatnonzero(votes)},
-            latency=None if prediction.latency is None else self._by_candidate(prediction.latency),
+            latency=(
+                None if prediction.latency is None else self._by_candidate(prediction.latency[0])
+            ),
+            probabilities=self._by_candidate(probabilities),
+            eligible=[self.candidates[j] for j in np.flatnonzero(eligible)],
+            seed=seed,
+            session=session,
+            artifact=self.manifest["sha256"],
+            policy=type(self.policy).__name__,
+            price_version=self._price_version,
         )
 
     def encode(self, prompts: Sequence[str]) -> np.ndarray:
@@ -144,7 +185,7 @@ class Router:
         return self._encoder.run(None, feed)[0]
 
     def _by_candidate(self, values: np.ndarray) -> dict[str, float]:
-        return dict(zip(self.candidates, values[0].tolist(), strict=True))
+        return dict(zip(self.candidates, values.tolist(), strict=True))
 
     def _verify(self) -> None:
         for golden in self.manifest["golden"]:

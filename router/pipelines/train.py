@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from router.evaluation.baselines import Baselines
 from router.evaluation.evaluate import Evaluation, evaluate
 from router.evaluation.plots import plot_frontier, plot_tasks
 from router.evaluation.validation import validation_figures
+from router.json_record import text_of
 from router.outcomes.matrix import OutcomeMatrix
 from router.outcomes.splits import Split, grouped_folds
 from router.pipelines.console import (
@@ -257,25 +256,13 @@ def headline(metrics: dict[str, Any]) -> dict[str, Any]:
 
 def write_results(folder: Path, evaluation: Evaluation, metrics: dict[str, Any]) -> None:
     """metrics.json, predictions.parquet, frontier.csv and the pictures."""
-    text = json.dumps(_finite(metrics), indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
+    (folder / "metrics.json").write_text(text_of(metrics), encoding="utf-8")
     evaluation.predictions.to_parquet(folder / "predictions.parquet", index=False)
     evaluation.frontier.to_csv(folder / "frontier.csv", index=False)
     plot_frontier(evaluation, folder / "frontier.png")
     if evaluation.tasks is not None:
         evaluation.tasks.to_csv(folder / "tasks.csv", index=False)
         plot_tasks(evaluation.tasks, folder / "tasks.png")
-
-
-def _finite(value: Any) -> Any:
-    """JSON knows neither infinity nor NaN: null says that a figure does not exist."""
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def write_validation(path: Path, trained: Trained) -> None:
