@@ -7,11 +7,14 @@ import struct
 import numpy as np
 import onnxruntime
 import pytest
-from conftest import make_problem
 from hypothesis import example, given
 from hypothesis import strategies as st
 from sklearn.base import clone
-from test_estimators import every_estimator, every_estimator_that_takes_candidates
+from test_estimators import (
+    every_estimator,
+    every_estimator_that_takes_candidates,
+    make_problem,
+)
 
 from router.estimators import KNN, Estimator, LightGBM, Logistic, Marginal, Partition, Ridge
 from router.estimators.boosting import float32_at_most

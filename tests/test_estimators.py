@@ -6,9 +6,9 @@ from __future__ import annotations
 import inspect
 from dataclasses import replace
 
+import conftest
 import numpy as np
 import pytest
-from conftest import make_problem
 from sklearn.base import clone
 
 import router.estimators as room
@@ -20,9 +20,11 @@ from router.estimators import (
     BradleyTerry,
     CostBandedContrastive,
     Debiased,
+    DoublyRobust,
     DualContrastive,
     Eagle,
     Estimator,
+    InversePropensity,
     LightGBM,
     Logistic,
     Marginal,
@@ -39,6 +41,8 @@ MEMBERS = {
     "Calibrated": {"estimator": Ridge()},
     "NearBest": {"estimator": Logistic()},
     "Debiased": {"estimator": Ridge(), "correction": Ridge()},
+    "InversePropensity": {"estimator": Partition(n_clusters=4)},
+    "DoublyRobust": {"estimator": Ridge(), "reward": Partition(n_clusters=4)},
 }
 CLASSES = [getattr(room, name) for name in room.__all__ if name != "Estimator"]
 ESTIMATORS = [kind(**MEMBERS.get(kind.__name__, {})) for kind in CLASSES]
@@ -67,6 +71,14 @@ every_estimator_that_takes_candidates = pytest.mark.parametrize(
     [estimator for estimator in ESTIMATORS if estimator.takes_candidates],
     ids=lambda estimator: type(estimator).__name__,
 )
+
+
+def make_problem(
+    n: int = 120, seed: int = 0, costs: str | None = "usd", observed: float = 1.0
+) -> tuple[np.ndarray, OutcomeMatrix]:
+    """As in conftest; the log tells with which probability each outcome was seen."""
+    X, outcomes = conftest.make_problem(n, seed, costs, observed)
+    return X, replace(outcomes, propensity=np.full(outcomes.scores.shape, observed))
 
 
 def with_scores(outcomes: OutcomeMatrix, scores: np.ndarray) -> OutcomeMatrix:
@@ -374,9 +386,12 @@ def test_vectors_of_another_shape_are_refused(estimator: Estimator) -> None:
         BradleyTerry(C=0.0),
         BradleyTerry(se_rank=0),
         Debiased(Ridge(), Ridge(), n_folds=1),
+        DoublyRobust(Ridge(), Ridge(), n_folds=1),
+        DoublyRobust(Ridge(), Ridge(), largest_weight=0.5),
         Eagle(n_neighbors=0),
         Eagle(share=1.5),
         Eagle(step=0.0),
+        InversePropensity(Ridge(), largest_weight=0.5),
         KNN(n_neighbors=0),
         KNN(temperature=0.0),
         KNN(shrinkage=-1.0),

@@ -121,7 +121,7 @@ def test_the_weights_are_the_best_of_all_convex_ones(seed: int, share: float, eq
         pull = equal * np.mean(sizes) * ((weights - 1 / k) ** 2).sum(axis=-1)
         return np.asarray(((weights @ error) ** 2).sum(axis=-1) + pull)
 
-    found = contrast_weights(quality, np.where(known, scores, 0.0), known, equal)
+    found = contrast_weights(quality, np.where(known, scores, 0.0), known.astype(float), equal)
     assert found.sum() == pytest.approx(1)
     assert (found >= 0).all()
     grid = np.linspace(0, 1, 101)

@@ -9,7 +9,9 @@ from router.estimators.calibrated import Calibrated
 from router.estimators.contrastive import CostBandedContrastive, DualContrastive
 from router.estimators.debiased import Debiased
 from router.estimators.direct import BestCandidate
+from router.estimators.doubly_robust import DoublyRobust
 from router.estimators.eagle import Eagle
+from router.estimators.inverse_propensity import InversePropensity
 from router.estimators.kernel_ridge import KernelRidge
 from router.estimators.knn import KNN
 from router.estimators.labels import Labels
@@ -34,9 +36,11 @@ __all__ = [
     "Calibrated",
     "CostBandedContrastive",
     "Debiased",
+    "DoublyRobust",
     "DualContrastive",
     "Eagle",
     "Estimator",
+    "InversePropensity",
     "ItemResponse",
     "KernelRidge",
     "Labels",

@@ -47,6 +47,11 @@ class Average(Estimator):
         """Where every member does."""
         return all(member.takes_candidates for member in self.estimators.values())
 
+    @property
+    def takes_weights(self) -> bool:
+        """Where every member does."""
+        return all(member.takes_weights for member in self.estimators.values())
+
     def predict(self, X: np.ndarray) -> Prediction:
         predictions = [member.predict(X) for member in self.members_]
         return Prediction(

@@ -50,7 +50,7 @@ class LinearBandit(Estimator):
                 "LinearBandit needs at least 1 of dimensions, a penalty above 0 and forgetting in "
                 "(0, 1]."
             )
-        X, outcomes, targets = check_fit(X, outcomes)
+        X, outcomes, targets = check_fit(self, X, outcomes)
         self.candidates_ = outcomes.candidates
         self.overall_ = overall_of(targets, outcomes.observed)
         self.centre_ = X.mean(axis=0)

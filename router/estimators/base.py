@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import isabstract
 from typing import Any, Self
 
@@ -53,6 +53,11 @@ class Estimator(BaseEstimator, ABC):
         """Whether `with_candidate` is offered."""
         return _offers(type(self))
 
+    @property
+    def takes_weights(self) -> bool:
+        """Whether `fit` lets outcomes count by `outcomes.weights`; where not, it refuses them."""
+        return False
+
 
 def require_takes_candidates(estimator: Estimator) -> None:
     """Raise RouterError, with the names of those that can, where the estimator, fitted or not,
@@ -67,6 +72,19 @@ def _cannot_take_candidates(estimator: Estimator) -> RouterError:
         f"{type(estimator).__name__} as configured cannot take in a candidate; train with one that "
         f"can ({offered}), or train anew on all outcomes."
     )
+
+
+def require_takes_weights(estimator: Estimator) -> None:
+    """Raise RouterError, with the names of those that can, where the estimator, fitted or not,
+    cannot let outcomes count differently."""
+    if not getattr(estimator, "takes_weights", False):
+        offered = ", ".join(
+            sorted(kind.__name__ for kind in _kinds(Estimator) if kind.takes_weights is True)
+        )
+        raise RouterError(
+            f"{type(estimator).__name__} as configured cannot weigh outcomes; choose an estimator "
+            f"that can ({offered}), or fit it without weights."
+        )
 
 
 def _kinds(kind: Any) -> list[type[Estimator]]:
@@ -96,15 +114,23 @@ def check_labels(
 
 
 def check_fit(
-    X: np.ndarray, outcomes: OutcomeMatrix
+    estimator: Estimator, X: np.ndarray, outcomes: OutcomeMatrix
 ) -> tuple[np.ndarray, OutcomeMatrix, np.ndarray]:
-    """(X as float64, outcomes, (n, m) targets with 0 where unobserved), without the queries that
-    have no outcome at all; raises RouterError on bad input."""
+    """(X as float64, outcomes, (n, m) targets with 0 where unobserved), without the outcomes of
+    weight 0 and the queries that have no outcome at all; raises RouterError on bad input, such as
+    weights that the estimator would have to ignore."""
     X = np.asarray(X, dtype=np.float64)
     if X.ndim != 2 or len(X) != len(outcomes):
         raise RouterError(f"X has shape {X.shape}; expected ({len(outcomes)}, d).")
     if not np.isfinite(X).all():
         raise RouterError("X holds NaN or infinite values; check the encoder.")
+    if outcomes.weights is not None:
+        require_takes_weights(estimator)
+        given = outcomes.weights[outcomes.observed]
+        if not (np.isfinite(given).all() and (given >= 0).all()):
+            raise RouterError("The weights of the outcomes must be finite numbers from 0 up.")
+        # What does not count may as well not be there.
+        outcomes = replace(outcomes, observed=outcomes.observed & (outcomes.weights > 0))
     n_outcomes = outcomes.observed.sum(axis=0)
     unseen = [name for j, name in enumerate(outcomes.candidates) if n_outcomes[j] == 0]
     if unseen:
@@ -119,9 +145,25 @@ def check_fit(
     return X, outcomes, np.where(outcomes.observed, outcomes.scores, 0.0)
 
 
+def weights_of(outcomes: OutcomeMatrix) -> np.ndarray:
+    """(n, m) how many outcomes each one counts as: 1, or its weight on the scale on which a
+    candidate's weights sum to the effective sample size of Kish (1965, Survey Sampling),
+    (sum of weights)^2 / sum of squared weights; 0 where unobserved.
+
+    On this scale the weights' squares have the same sum, so that penalties, pseudo-counts and
+    standard errors weigh against as many outcomes as the log is worth, and a common factor of the
+    weights makes no difference.
+    """
+    if outcomes.weights is None:
+        return outcomes.observed.astype(float)
+    weights = np.where(outcomes.observed, outcomes.weights, 0.0)
+    return weights * (weights.sum(axis=0) / (weights**2).sum(axis=0))
+
+
 @dataclass(frozen=True)
 class Overall:
-    """(m,) mean and variance of each candidate's observed targets, and how many there are."""
+    """(m,) mean and variance of each candidate's observed targets, and how many there are; with
+    weights, how many they are worth (see weights_of)."""
 
     mean: np.ndarray
     variance: np.ndarray
@@ -149,14 +191,14 @@ class Overall:
         return Overall(self.mean[-1:], self.variance[-1:], self.count[-1:])
 
 
-def overall_of(targets: np.ndarray, observed: np.ndarray) -> Overall:
-    """The candidates' statistics over all queries.
+def overall_of(targets: np.ndarray, weights: np.ndarray) -> Overall:
+    """The candidates' statistics over all queries, from (n, m) targets and weights_of them.
 
     Every variance counts one pseudo-outcome of the variance pooled over candidates: a candidate
     with one outcome, or with equal ones, is not taken as certain.
     """
-    count = observed.sum(axis=0)
-    mean = targets.sum(axis=0) / count
-    squares = np.where(observed, (targets - mean) ** 2, 0.0).sum(axis=0)
+    count = weights.sum(axis=0)
+    mean = (weights * targets).sum(axis=0) / count
+    squares = (weights * (targets - mean) ** 2).sum(axis=0)
     pooled = squares.sum() / max(count.sum() - len(count), 1)
     return Overall(mean, (squares + pooled) / count, count)

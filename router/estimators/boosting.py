@@ -10,7 +10,7 @@ import numpy as np
 from joblib import Parallel, delayed
 
 from router.errors import RouterError
-from router.estimators.base import Estimator, check_fit, overall_of
+from router.estimators.base import Estimator, check_fit, overall_of, weights_of
 from router.estimators.graph import Graph
 from router.outcomes.matrix import OutcomeMatrix
 from router.outcomes.splits import grouped_folds
@@ -31,6 +31,8 @@ class LightGBM(Estimator):
     n_folds: number of folds, at least 2.
     random_state: seed of trees and folds.
     """
+
+    takes_weights = True
 
     def __init__(
         self,
@@ -53,10 +55,11 @@ class LightGBM(Estimator):
     def fit(self, X: np.ndarray, outcomes: OutcomeMatrix) -> Self:
         if self.n_folds < 2 or self.n_estimators < 1:
             raise RouterError("LightGBM needs n_folds of at least 2 and at least one tree.")
-        X, outcomes, targets = check_fit(X, outcomes)
+        X, outcomes, targets = check_fit(self, X, outcomes)
         observed = outcomes.observed
         self.candidates_ = outcomes.candidates
-        self.overall_ = overall_of(targets, observed)
+        weights = weights_of(outcomes)
+        self.overall_ = overall_of(targets, weights)
         folds = grouped_folds(outcomes.groups, self.n_folds, self.random_state)
         parameters = {
             "objective": "regression",
@@ -78,6 +81,9 @@ class LightGBM(Estimator):
         self.means_ = np.zeros((len(self.candidates_), len(folds)))
         for j in range(len(self.candidates_)):
             binned.set_label(targets[:, j])
+            # Weights, even equal ones, take LightGBM to other sums, which round otherwise.
+            alike = np.ptp(weights[observed[:, j], j]) == 0
+            binned.set_weight(None if alike else weights[:, j])
             parts: list[lightgbm.Dataset | None] = []
             for f, (rows, _) in enumerate(folds):
                 seen = np.sort(rows[observed[rows, j]])
@@ -86,7 +92,11 @@ class LightGBM(Estimator):
                     parts.append(binned.subset(seen.tolist()).construct())
                     continue
                 parts.append(None)
-                self.means_[j, f] = targets[seen, j].mean() if len(seen) else self.overall_.mean[j]
+                self.means_[j, f] = (
+                    np.average(targets[seen, j], weights=weights[seen, j])
+                    if len(seen)
+                    else self.overall_.mean[j]
+                )
             # One thread a fold: trees are too small to share, and cores do not change the sums.
             of_candidate = Parallel(n_jobs=-1, prefer="threads")(
                 delayed(self._boost)(parameters, part) for part in parts

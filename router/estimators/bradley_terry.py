@@ -48,7 +48,7 @@ class BradleyTerry(Estimator):
     def fit(self, X: np.ndarray, outcomes: OutcomeMatrix) -> Self:
         if not self.C > 0 or self.se_rank < 1:
             raise RouterError("BradleyTerry needs C above 0 and se_rank of at least 1.")
-        X, outcomes, _ = check_fit(X, outcomes)
+        X, outcomes, _ = check_fit(self, X, outcomes)
         self.candidates_ = outcomes.candidates
         battles = Battles.of(outcomes)
         self.coef_, self.intercept_, self.tie_ = _most_likely(X, battles, self.C)

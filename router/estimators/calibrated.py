@@ -13,9 +13,9 @@ from sklearn.base import clone
 from sklearn.isotonic import IsotonicRegression
 
 from router.errors import RouterError
-from router.estimators.base import Estimator, check_fit, overall_of
+from router.estimators.base import Estimator, check_fit, overall_of, weights_of
+from router.estimators.cross_fit import out_of_fold
 from router.estimators.graph import Graph
-from router.estimators.stack import out_of_fold
 from router.outcomes.matrix import OutcomeMatrix
 from router.prediction import Prediction
 
@@ -26,7 +26,8 @@ STEEPEST = 25.0
 NEAREST_EDGE = 1e-3
 LEAST_SPREAD = 1e-9
 
-Cells = tuple[np.ndarray, np.ndarray]  # qualities and scores to fit a map on
+# Qualities and scores to fit a map on, and how much each counts.
+Cells = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class Calibrated(Estimator):
@@ -72,7 +73,7 @@ class Calibrated(Estimator):
                 f"Calibrated needs kind to be one of {', '.join(KINDS)}, and n_folds and "
                 "least_outcomes of at least 2."
             )
-        X, outcomes, targets = check_fit(X, outcomes)
+        X, outcomes, targets = check_fit(self, X, outcomes)
         low, high = min(0.0, float(targets.min())), max(1.0, float(targets.max()))
         if self.kind != "isotonic" and (low, high) != (0, 1):
             raise RouterError(
@@ -81,25 +82,32 @@ class Calibrated(Estimator):
             )
         self.candidates_ = outcomes.candidates
         (quality,) = out_of_fold([self.estimator], X, outcomes, self.n_folds, self.random_state)
-        chosen = self._cells(quality, targets, outcomes.observed)
+        weights = weights_of(outcomes)
+        chosen = self._cells(quality, targets, weights)
         self.map_: Interpolation | Sigmoid = (
             Interpolation.fit(chosen, self.least_outcomes, low, high)
             if self.kind == "isotonic"
             else Sigmoid.fit(chosen, of_logs=self.kind == "beta")
         )
-        self.least_se_ = overall_of(targets, outcomes.observed).se
+        self.least_se_ = overall_of(targets, weights).se
         self.fitted_ = clone(self.estimator).fit(X, outcomes)
         return self
 
+    @property
+    def takes_weights(self) -> bool:
+        """Where the estimator does."""
+        return self.estimator.takes_weights
+
     def _cells(
-        self, quality: np.ndarray, targets: np.ndarray, observed: np.ndarray
+        self, quality: np.ndarray, targets: np.ndarray, weights: np.ndarray
     ) -> list[Cells | None]:
         """What each candidate's map is fitted on; None for the identity."""
+        observed = weights > 0
         known = observed & np.isfinite(quality)
-        together = (quality[known], targets[known])
+        together = (quality[known], targets[known], weights[known])
         chosen: list[Cells | None] = []
         for j in range(len(self.candidates_)):
-            own = (quality[known[:, j], j], targets[known[:, j], j])
+            own = (quality[known[:, j], j], targets[known[:, j], j], weights[known[:, j], j])
             scores = targets[observed[:, j], j]
             many = len(scores) >= self.least_outcomes
             cells = own if many and len(own[0]) >= self.least_outcomes else together
@@ -177,17 +185,17 @@ class Interpolation:
 
 
 def _isotonic(
-    quality: np.ndarray, scores: np.ndarray, least_outcomes: int
+    quality: np.ndarray, scores: np.ndarray, weights: np.ndarray, least_outcomes: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Knots: mean quality and mean score of each pooled block, both ascending.
 
     A block with few outcomes, as isotonic regression leaves at both ends, is pooled with the one
     nearest in score, and so are two with a step too steep between them."""
-    fitted = IsotonicRegression().fit_transform(quality, scores)
+    fitted = IsotonicRegression().fit_transform(quality, scores, sample_weight=weights)
     _, block = np.unique(fitted, return_inverse=True)
-    n: np.ndarray = np.bincount(block)
-    x: np.ndarray = np.bincount(block, quality) / n
-    y: np.ndarray = np.bincount(block, scores) / n
+    n: np.ndarray = np.bincount(block, weights)
+    x: np.ndarray = np.bincount(block, weights * quality) / n
+    y: np.ndarray = np.bincount(block, weights * scores) / n
     while len(n) > 1:
         small = int(n.argmin())
         steep = int((np.diff(y) / np.maximum(np.diff(x), LEAST_SPREAD)).argmax())
@@ -227,7 +235,9 @@ class Sigmoid:
         intercept = np.zeros(len(chosen))
         for j, cells in enumerate(chosen):
             if cells is not None:
-                slopes[:, j], intercept[j] = _logistic(_features(cells[0], of_logs), cells[1])
+                slopes[:, j], intercept[j] = _logistic(
+                    _features(cells[0], of_logs), cells[1], cells[2]
+                )
         return cls(of_logs, slopes, intercept, np.array([cells is None for cells in chosen]))
 
     def __call__(self, quality: np.ndarray) -> np.ndarray:
@@ -259,24 +269,27 @@ def _features(quality: np.ndarray, of_logs: bool) -> np.ndarray:
     return np.stack([np.log(inside), -np.log1p(-inside)])
 
 
-def _logistic(features: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, float]:
+def _logistic(
+    features: np.ndarray, scores: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, float]:
     """(features,) slopes of at least 0 and intercept of least log loss.
 
     Platt's labels keep off 0 and 1, so that the loss is least at finite slopes."""
-    right, wrong = scores.sum(), (1 - scores).sum()
+    right, wrong = (weights * scores).sum(), (weights * (1 - scores)).sum()
     labels = scores * (right + 1) / (right + 2) + (1 - scores) / (wrong + 2)
     centre = features.mean(axis=1, keepdims=True)
     spread = np.maximum(features.std(axis=1, keepdims=True), LEAST_SPREAD)
     Z = np.concatenate([(features - centre) / spread, np.ones((1, len(scores)))])
 
-    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
-        log_odds = weights @ Z
-        value = (np.logaddexp(0, log_odds) - labels * log_odds).mean()
-        return float(value), Z @ (expit(log_odds) - labels) / len(scores)
+    def loss(coef: np.ndarray) -> tuple[float, np.ndarray]:
+        log_odds = coef @ Z
+        value = (weights * (np.logaddexp(0, log_odds) - labels * log_odds)).sum() / total
+        return float(value), Z @ (weights * (expit(log_odds) - labels)) / total
 
-    start = np.append(np.zeros(len(features)), logit(labels.mean()))
+    total = weights.sum()
+    start = np.append(np.zeros(len(features)), logit(np.average(labels, weights=weights)))
     bounds = [(0, None)] * len(features) + [(None, None)]
     options = {"gtol": 1e-8, "ftol": 0.0}
-    weights = minimize(loss, start, jac=True, bounds=bounds, options=options).x
-    slopes = weights[:-1] / spread[:, 0]
-    return slopes, float(weights[-1] - slopes @ centre[:, 0])
+    coef = minimize(loss, start, jac=True, bounds=bounds, options=options).x
+    slopes = coef[:-1] / spread[:, 0]
+    return slopes, float(coef[-1] - slopes @ centre[:, 0])

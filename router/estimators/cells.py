@@ -16,19 +16,19 @@ def cell_table(
     overall: Overall,
     member: np.ndarray,
     targets: np.ndarray,
-    observed: np.ndarray,
+    weights: np.ndarray,
     shrinkage: float | None,
 ) -> tuple[np.ndarray, float]:
     """((cells, 2m) mean and standard error of each cell and candidate, pseudo-count used).
 
-    member: (n, cells) one where a query belongs. targets, observed: (n, m). shrinkage:
-    pseudo-count of the overall mean; None learns it.
+    member: (n, cells) one where a query belongs. targets, weights: (n, m), see base.weights_of.
+    shrinkage: pseudo-count of the overall mean; None learns it.
     """
-    deviation = np.where(observed, targets - overall.mean, 0.0)
-    sums = np.concatenate([observed, deviation, deviation**2], axis=1)
+    deviation = targets - overall.mean
+    sums = np.concatenate([weights, weights * deviation, weights * deviation**2], axis=1)
     count, total, total2 = np.split(member.T @ sums, 3, axis=1)
     pseudo_count = learned_pseudo_count(count, total, total2) if shrinkage is None else shrinkage
-    mean, se = ShrunkenMean(overall, pseudo_count)(count, count, total, total2)
+    mean, se = ShrunkenMean(overall, pseudo_count)(count, member.T @ weights**2, total, total2)
     return np.concatenate([mean, se], axis=1), pseudo_count
 
 

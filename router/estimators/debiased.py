@@ -11,11 +11,11 @@ from sklearn.base import clone
 
 from router.errors import RouterError
 from router.estimators.base import Estimator, check_fit
+from router.estimators.cross_fit import first_known, out_of_fold
 from router.estimators.graph import Graph
 from router.estimators.logistic import Logistic
 from router.outcomes.faults import listed
 from router.outcomes.matrix import OutcomeMatrix
-from router.outcomes.splits import grouped_folds
 from router.prediction import Prediction
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Debiased(Estimator):
     def fit(self, X: np.ndarray, outcomes: OutcomeMatrix) -> Self:
         if self.n_folds < 2:
             raise RouterError("Debiased needs n_folds of at least 2.")
-        X, outcomes, _ = check_fit(X, outcomes)
+        X, outcomes, _ = check_fit(self, X, outcomes)
         self.candidates_ = outcomes.candidates
         if "gold" not in outcomes.queries:
             log.warning("Debiased: the table has no column 'gold', so no score is corrected.")
@@ -87,22 +87,18 @@ class Debiased(Estimator):
         golden = replace(outcomes, observed=outcomes.observed & treated)
         biased = replace(outcomes, observed=outcomes.observed & ~treated)
         chances = outcomes.with_target(treated.astype(float))
-        chance, gold_mean, biased_mean = (np.empty(treated.shape) for _ in range(3))
-        for fit_rows, held_out in grouped_folds(outcomes.groups, self.n_folds):
-            for mean, estimator, seen in (
-                (chance, Logistic(), chances),
-                (gold_mean, self.correction, golden),
-                (biased_mean, self.correction, biased),
-            ):
-                mean[held_out] = _predicted(
-                    estimator, X[fit_rows], seen.take(fit_rows), X[held_out]
-                )
-        # What a fold has never seen is as good as the other kind, or as any.
-        gold_mean = _first_known(gold_mean, biased_mean, outcomes.mean_scores())
-        biased_mean = _first_known(biased_mean, gold_mean)
-        chance = np.clip(
-            _first_known(chance, chances.mean_scores()), LEAST_CHANCE, 1 - LEAST_CHANCE
+        chance, gold_mean, biased_mean = (
+            out_of_fold([estimator], X, seen, self.n_folds)[0]
+            for estimator, seen in (
+                (Logistic(), chances),
+                (self.correction, golden),
+                (self.correction, biased),
+            )
         )
+        # What a fold has never seen is as good as the other kind, or as any.
+        gold_mean = first_known(gold_mean, biased_mean, outcomes.mean_scores())
+        biased_mean = first_known(biased_mean, gold_mean)
+        chance = np.clip(first_known(chance, chances.mean_scores()), LEAST_CHANCE, 1 - LEAST_CHANCE)
         residual = np.where(
             treated,
             (outcomes.scores - gold_mean) / chance,
@@ -115,23 +111,3 @@ class Debiased(Estimator):
 
     def to_onnx(self, graph: Graph, vector: str) -> tuple[str, str]:
         return self.member_.to_onnx(graph, vector)
-
-
-def _predicted(
-    estimator: Estimator, X: np.ndarray, outcomes: OutcomeMatrix, held_out: np.ndarray
-) -> np.ndarray:
-    """(len(held_out), m) quality; NaN for candidates without an outcome to learn from."""
-    columns = np.flatnonzero(outcomes.observed.any(axis=0))
-    quality = np.full((len(held_out), len(outcomes.candidates)), np.nan)
-    if len(columns):
-        known = outcomes.select([outcomes.candidates[j] for j in columns])
-        quality[:, columns] = clone(estimator).fit(X, known).predict(held_out).quality
-    return quality
-
-
-def _first_known(*values: np.ndarray) -> np.ndarray:
-    """The first that is a number, cell by cell."""
-    known = values[0]
-    for other in values[1:]:
-        known = np.where(np.isnan(known), other, known)
-    return known

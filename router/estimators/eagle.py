@@ -58,7 +58,7 @@ class Eagle(Estimator):
             raise RouterError(
                 "Eagle needs n_neighbors of at least 1, share in [0, 1] and step above 0."
             )
-        X, outcomes, _ = check_fit(X, outcomes)
+        X, outcomes, _ = check_fit(self, X, outcomes)
         self.candidates_ = outcomes.candidates
         battles = Battles.of(outcomes)
         wins = battles.total_wins() + prior_wins(len(self.candidates_), PRIOR)

@@ -34,6 +34,8 @@ class KernelRidge(Estimator):
     random_state: seed of the landmarks.
     """
 
+    takes_weights = True
+
     def __init__(
         self,
         bandwidths: Sequence[float] = (0.35, 0.5, 0.7, 1.0),
@@ -51,7 +53,7 @@ class KernelRidge(Estimator):
     def fit(self, X: np.ndarray, outcomes: OutcomeMatrix) -> Self:
         if not self.bandwidths or not min(self.bandwidths) > 0 or self.n_landmarks < 1:
             raise RouterError("KernelRidge needs bandwidths above 0 and at least one landmark.")
-        X, outcomes, _ = check_fit(X, outcomes)
+        X, outcomes, _ = check_fit(self, X, outcomes)
         self.candidates_ = outcomes.candidates
         # Sorted and each once: the landmarks do not depend on the order of the log.
         different, copy_of = np.unique(X, axis=0, return_inverse=True)

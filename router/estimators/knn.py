@@ -11,7 +11,14 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from router.errors import RouterError
-from router.estimators.base import Estimator, Overall, check_fit, check_labels, overall_of
+from router.estimators.base import (
+    Estimator,
+    Overall,
+    check_fit,
+    check_labels,
+    overall_of,
+    weights_of,
+)
 from router.estimators.graph import Graph
 from router.estimators.neighbours import (
     TIE,
@@ -32,17 +39,19 @@ LEAST_NORM = 1e-12
 class Vote:
     """Candidates whose outcomes stand beside the same training queries.
 
-    neighbours: of the n queries. sums: (n, 3m) whether observed, deviation from the overall mean
-    and its square, 0 where unobserved. mean: what they are shrunk to.
+    neighbours: of the n queries. sums: (n, 3m) weight (base.weights_of), and this times the
+    deviation from the overall mean and times its square. squares: (n, m) of the weights. mean: what
+    they are shrunk to.
     """
 
     neighbours: Neighbours
     sums: np.ndarray
+    squares: np.ndarray
     mean: ShrunkenMean
 
     @property
     def n_candidates(self) -> int:
-        return self.sums.shape[1] // 3
+        return self.squares.shape[1]
 
     def at(self, X: np.ndarray, k: int, temperature: float) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard error of (b, d) vectors, (b, m)."""
@@ -65,7 +74,7 @@ class Vote:
             return total.astype(np.float64)
 
         count, total, total2 = np.split(weighted(weight, self.sums), 3, axis=1)
-        squares = weighted(weight**2, self.sums[:, : self.n_candidates])
+        squares = weighted(weight**2, self.squares)
         return self.mean(count, squares, total, total2)
 
     def to_onnx(self, graph: Graph, unit: str, k: int, temperature: float) -> tuple[str, str]:
@@ -93,7 +102,7 @@ class Vote:
         count, total, total2 = graph.op_with_outputs(
             "Split", 3, weighted(weight, self.sums), graph.constant([m, m, m], np.int64), axis=1
         )
-        squares = weighted(graph.op("Mul", weight, weight), self.sums[:, :m])
+        squares = weighted(graph.op("Mul", weight, weight), self.squares)
         return self.mean.to_onnx(graph, count, squares, total, total2)
 
 
@@ -119,6 +128,8 @@ class KNN(Estimator):
     n_probe: lists searched by the approximate search; more find more of the nearest and take
         longer.
     """
+
+    takes_weights = True
 
     def __init__(
         self,
@@ -151,24 +162,33 @@ class KNN(Estimator):
                 "KNN needs n_neighbors and n_probe of at least 1, temperature above 0 and "
                 "shrinkage of at least 0."
             )
-        X, outcomes, targets = check_fit(X, outcomes)
+        X, outcomes, targets = check_fit(self, X, outcomes)
         self.candidates_ = outcomes.candidates
-        vote = self._vote(X, targets, outcomes.observed, overall_of(targets, outcomes.observed))
+        weights = weights_of(outcomes)
+        vote = self._vote(X, targets, weights, overall_of(targets, weights))
         self.votes_ = [vote]
         self.n_neighbors_, self.temperature_ = (
-            settings[0] if len(settings) == 1 else _best(settings, vote, X, outcomes, targets)
+            settings[0]
+            if len(settings) == 1
+            else _best(settings, vote, X, outcomes.groups, targets, weights)
         )
         return self
 
     def _vote(
-        self, X: np.ndarray, targets: np.ndarray, observed: np.ndarray, overall: Overall
+        self, X: np.ndarray, targets: np.ndarray, weights: np.ndarray, overall: Overall
     ) -> Vote:
-        deviation = np.where(observed, targets - overall.mean, 0.0)
-        sums = np.concatenate([observed, deviation, deviation**2], axis=1, dtype=np.float32)
+        deviation = targets - overall.mean
+        columns = [weights, weights * deviation, weights * deviation**2]
+        sums = np.concatenate(columns, axis=1, dtype=np.float32)
         unit = _unit(X)
         is_large = len(unit) > self.approximate_above
         neighbours = InvertedFile(unit, self.n_probe) if is_large else Exact(unit)
-        return Vote(neighbours, sums, ShrunkenMean(overall, self.shrinkage))
+        return Vote(
+            neighbours,
+            sums,
+            np.square(weights, dtype=np.float32),
+            ShrunkenMean(overall, self.shrinkage),
+        )
 
     def with_candidate(self, name: str, X: np.ndarray, scores: np.ndarray) -> Self:
         """As in Estimator; the new candidate's neighbours are sought among its own k labelled
@@ -178,7 +198,7 @@ class KNN(Estimator):
         overall = self.votes_[0].mean.overall.with_candidate(scores).last()
         grown = copy.copy(self)
         grown.candidates_ = (*self.candidates_, name)
-        vote = self._vote(X, targets, np.ones_like(targets, dtype=bool), overall)
+        vote = self._vote(X, targets, np.ones_like(targets), overall)
         grown.votes_ = [*self.votes_, vote]
         return grown
 
@@ -215,12 +235,13 @@ def _best(
     settings: Sequence[tuple[int, float]],
     vote: Vote,
     X: np.ndarray,
-    outcomes: OutcomeMatrix,
+    groups: np.ndarray,
     targets: np.ndarray,
+    weights: np.ndarray,
 ) -> tuple[int, float]:
     """The setting whose candidates ranked first score the most, each query being predicted from
     the other groups. What a query's own score adds to the overall mean is neglected."""
-    groups, observed, n = outcomes.groups, outcomes.observed, len(X)
+    n = len(X)
     most = min(max(k for k, _ in settings), n)
     quality = np.empty((len(settings), *targets.shape))
     for i in range(0, n, CHUNK):
@@ -228,8 +249,8 @@ def _best(
         found = vote.neighbours.nearest(_unit(X[part]), most, groups[part], groups)
         for s, (k, temperature) in enumerate(settings):
             quality[s, part], _ = vote.count(*found, min(k, n), temperature)
-    error = np.where(observed, (quality - targets) ** 2, 0.0).sum(axis=(1, 2))
+    error = (weights * (quality - targets) ** 2).sum(axis=(1, 2))
     first = quality.argmax(axis=2)[:, :, None]
-    seen = np.take_along_axis(observed[None], first, axis=2).sum(axis=(1, 2))
-    score = np.take_along_axis(targets[None], first, axis=2).sum(axis=(1, 2))
-    return settings[np.lexsort((error, -score / np.maximum(seen, 1)))[0]]
+    seen = np.take_along_axis(weights[None], first, axis=2).sum(axis=(1, 2))
+    score = np.take_along_axis((weights * targets)[None], first, axis=2).sum(axis=(1, 2))
+    return settings[np.lexsort((error, -score / np.where(seen > 0, seen, 1)))[0]]

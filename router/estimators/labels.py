@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils.extmath import softmax
 
 from router.errors import RouterError
-from router.estimators.base import Estimator, check_fit, check_labels, overall_of
+from router.estimators.base import Estimator, check_fit, check_labels, overall_of, weights_of
 from router.estimators.cells import candidate_columns, cell_table
 from router.estimators.graph import Graph
 from router.outcomes.faults import listed
@@ -39,6 +39,8 @@ class Labels(Estimator):
     C: inverse penalty of the regression.
     """
 
+    takes_weights = True
+
     def __init__(
         self,
         column: str = "task",
@@ -58,7 +60,7 @@ class Labels(Estimator):
             raise RouterError("Labels needs least_queries of at least 1 and C above 0.")
         if self.shrinkage is not None and not self.shrinkage >= 0:
             raise RouterError("Labels needs shrinkage of at least 0, or null to learn it.")
-        X, outcomes, targets = check_fit(X, outcomes)
+        X, outcomes, targets = check_fit(self, X, outcomes)
         if self.column not in outcomes.queries:
             raise RouterError(
                 f"Labels needs a column {self.column!r} in the log, which has "
@@ -70,10 +72,11 @@ class Labels(Estimator):
         self.intercept_ = np.zeros(len(self.labels_))
         if len(self.labels_) > 1:
             self.coef_, self.intercept_ = _regressed(X, label, self.C)
-        self.overall_ = overall_of(targets, outcomes.observed)
+        weights = weights_of(outcomes)
+        self.overall_ = overall_of(targets, weights)
         member = np.eye(len(self.labels_))[label]
         self.table_, self.pseudo_count_ = cell_table(
-            self.overall_, member, targets, outcomes.observed, self.shrinkage
+            self.overall_, member, targets, weights, self.shrinkage
         )
         return self
 

@@ -78,7 +78,7 @@ class LatentEstimator(Estimator):
 
     def fit(self, X: np.ndarray, outcomes: OutcomeMatrix) -> Self:
         self._require_sound_hyperparameters()
-        X, outcomes, targets = check_fit(X, outcomes)
+        X, outcomes, targets = check_fit(self, X, outcomes)
         if targets.min() < 0 or targets.max() > 1:
             raise RouterError(
                 f"{type(self).__name__} needs targets in [0, 1]; choose another estimator for cost."

@@ -9,7 +9,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from router.errors import RouterError
-from router.estimators.base import Estimator, check_fit, overall_of
+from router.estimators.base import Estimator, check_fit, overall_of, weights_of
 from router.estimators.graph import Graph
 from router.estimators.linear_uncertainty import LinearUncertainty
 from router.outcomes.matrix import OutcomeMatrix
@@ -36,6 +36,8 @@ class Logistic(Estimator):
         are ranked by where each does better than it usually does.
     """
 
+    takes_weights = True
+
     def __init__(self, C: float = 3.0, se_rank: int = 32, class_weight: str | None = None):
         self.C = C
         self.se_rank = se_rank
@@ -48,14 +50,15 @@ class Logistic(Estimator):
             raise RouterError(
                 f"Logistic needs class_weight null or 'balanced', not {self.class_weight!r}."
             )
-        X, outcomes, targets = check_fit(X, outcomes)
-        observed = outcomes.observed
+        X, outcomes, targets = check_fit(self, X, outcomes)
+        weights = weights_of(outcomes)
         if targets.min() < 0 or targets.max() > 1:
             raise RouterError(
-                "Logistic needs targets in [0, 1]; choose another estimator for cost."
+                "Logistic needs targets in [0, 1]; choose another estimator for cost or corrected "
+                "scores."
             )
         self.candidates_ = outcomes.candidates
-        overall = overall_of(targets, observed)
+        overall = overall_of(targets, weights)
         mean, n = overall.mean, overall.count
         # Without both kinds of label there is no slope to fit: half an outcome of each kind.
         smoothed = (mean * n + 0.5) / (n + 1)
@@ -63,7 +66,7 @@ class Logistic(Estimator):
         self.intercept_ = np.log(smoothed / (1 - smoothed))
         both_kinds = (mean > 0) & (mean < 1)
         # An outcome is split into a right answer of weight `right` and a wrong one.
-        right, wrong = targets.copy(), observed - targets
+        right, wrong = weights * targets, weights * (1 - targets)
         if self.class_weight == "balanced":
             right[:, both_kinds] *= 0.5 / mean[both_kinds]
             wrong[:, both_kinds] *= 0.5 / (1 - mean[both_kinds])

@@ -7,7 +7,7 @@ from typing import Self
 
 import numpy as np
 
-from router.estimators.base import Estimator, check_fit, check_labels, overall_of
+from router.estimators.base import Estimator, check_fit, check_labels, overall_of, weights_of
 from router.estimators.graph import Graph
 from router.outcomes.matrix import OutcomeMatrix
 from router.prediction import Prediction
@@ -16,10 +16,12 @@ from router.prediction import Prediction
 class Marginal(Estimator):
     """The mean observed score of each candidate; the estimator that every other must beat."""
 
+    takes_weights = True
+
     def fit(self, X: np.ndarray, outcomes: OutcomeMatrix) -> Self:
-        _, outcomes, targets = check_fit(X, outcomes)
+        _, outcomes, targets = check_fit(self, X, outcomes)
         self.candidates_ = outcomes.candidates
-        self.overall_ = overall_of(targets, outcomes.observed)
+        self.overall_ = overall_of(targets, weights_of(outcomes))
         return self
 
     def with_candidate(self, name: str, X: np.ndarray, scores: np.ndarray) -> Self:

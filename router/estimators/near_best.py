@@ -31,7 +31,7 @@ class NearBest(Estimator):
     def fit(self, X: np.ndarray, outcomes: OutcomeMatrix) -> Self:
         if not self.margin >= 0:
             raise RouterError(f"NearBest.margin is {self.margin}; give at least 0.")
-        X, outcomes, targets = check_fit(X, outcomes)
+        X, outcomes, targets = check_fit(self, X, outcomes)
         self.candidates_ = outcomes.candidates
         best = np.where(outcomes.observed, targets, -np.inf).max(axis=1, keepdims=True)
         near = (targets >= best - self.margin - 1e-9).astype(float)

@@ -15,7 +15,14 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 from router.errors import RouterError
-from router.estimators.base import Estimator, Overall, check_fit, check_labels, overall_of
+from router.estimators.base import (
+    Estimator,
+    Overall,
+    check_fit,
+    check_labels,
+    overall_of,
+    weights_of,
+)
 from router.estimators.cells import candidate_columns, cell_table
 from router.estimators.graph import Graph
 from router.outcomes.matrix import OutcomeMatrix
@@ -125,6 +132,8 @@ class Partition(Estimator):
     random_state: seed of the first partition.
     """
 
+    takes_weights = True
+
     def __init__(
         self,
         n_clusters: int | Sequence[int] = 32,
@@ -149,7 +158,7 @@ class Partition(Estimator):
             raise RouterError("Partition needs shrinkage of at least 0, or null to learn it.")
         if self.n_nearest < 1 or not self.temperature > 0:
             raise RouterError("Partition needs n_nearest of at least 1 and temperature above 0.")
-        X, outcomes, targets = check_fit(X, outcomes)
+        X, outcomes, targets = check_fit(self, X, outcomes)
         self.candidates_ = outcomes.candidates
         # More clusters than half the queries would be memory, not a partition.
         sizes = sorted({min(size, max(1, len(X) // 2)) for size in sizes})
@@ -159,22 +168,22 @@ class Partition(Estimator):
             clusterings = Parallel(n_jobs=-1, prefer="threads")(
                 delayed(cluster)(X, size, seed) for size, seed in runs
             )
-        self.overall_ = overall_of(targets, outcomes.observed)
-        observed = outcomes.observed
+        weights = weights_of(outcomes)
+        self.overall_ = overall_of(targets, weights)
         by_size = sorted(clusterings, key=_size)
         self.blocks_ = [
-            self._block(list(same), targets, observed) for _, same in groupby(by_size, _size)
+            self._block(list(same), targets, weights) for _, same in groupby(by_size, _size)
         ]
         self.n_partitions_ = len(clusterings)
         return self
 
-    def _block(self, same: list[KMeans], targets: np.ndarray, observed: np.ndarray) -> Block:
+    def _block(self, same: list[KMeans], targets: np.ndarray, weights: np.ndarray) -> Block:
         centres = np.stack([kmeans.cluster_centers_ for kmeans in same])
         size = centres.shape[1]
         tables, pseudo_counts = zip(
             *(
                 cell_table(
-                    self.overall_, np.eye(size)[kmeans.labels_], targets, observed, self.shrinkage
+                    self.overall_, np.eye(size)[kmeans.labels_], targets, weights, self.shrinkage
                 )
                 for kmeans in same
             ),

@@ -11,7 +11,14 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from router.errors import RouterError
-from router.estimators.base import Estimator, Overall, check_fit, check_labels, overall_of
+from router.estimators.base import (
+    Estimator,
+    Overall,
+    check_fit,
+    check_labels,
+    overall_of,
+    weights_of,
+)
 from router.estimators.graph import Graph
 from router.estimators.linear_uncertainty import LinearUncertainty
 from router.outcomes.matrix import OutcomeMatrix
@@ -56,6 +63,8 @@ class Ridge(Estimator):
     se_rank: directions in which the standard error is kept exactly (see LinearUncertainty).
     """
 
+    takes_weights = True
+
     def __init__(self, alphas: Sequence[float] = DEFAULT_ALPHAS, se_rank: int = 32):
         self.alphas = alphas
         self.se_rank = se_rank
@@ -63,12 +72,11 @@ class Ridge(Estimator):
     def fit(self, X: np.ndarray, outcomes: OutcomeMatrix) -> Self:
         if not self.alphas or not min(self.alphas) > 0 or self.se_rank < 1:
             raise RouterError("Ridge needs alphas above 0 and se_rank of at least 1.")
-        X, outcomes, targets = check_fit(X, outcomes)
+        X, outcomes, targets = check_fit(self, X, outcomes)
         self.candidates_ = outcomes.candidates
-        self.overall_ = overall_of(targets, outcomes.observed)
-        part, self.alpha_, self.loo_error_ = self._learn(
-            X, targets, outcomes.observed, self.overall_
-        )
+        weights = weights_of(outcomes)
+        self.overall_ = overall_of(targets, weights)
+        part, self.alpha_, self.loo_error_ = self._learn(X, targets, weights, self.overall_)
         self.parts_ = [part]
         return self
 
@@ -79,9 +87,7 @@ class Ridge(Estimator):
         grown = copy.copy(self)
         grown.candidates_ = (*self.candidates_, name)
         grown.overall_ = self.overall_.with_candidate(scores)
-        part, alpha, error = self._learn(
-            X, targets, np.ones_like(targets, dtype=bool), grown.overall_.last()
-        )
+        part, alpha, error = self._learn(X, targets, np.ones_like(targets), grown.overall_.last())
         # A part of its own: in one matrix product the old candidates' last bits might change.
         grown.parts_ = [*self.parts_, part]
         grown.alpha_ = np.append(self.alpha_, alpha)
@@ -89,7 +95,7 @@ class Ridge(Estimator):
         return grown
 
     def _learn(
-        self, X: np.ndarray, targets: np.ndarray, observed: np.ndarray, overall: Overall
+        self, X: np.ndarray, targets: np.ndarray, weights: np.ndarray, overall: Overall
     ) -> tuple[LinearPart, np.ndarray, np.ndarray]:
         """(part, (m,) penalties, (m,) leave-one-out errors)."""
         m = targets.shape[1]
@@ -98,20 +104,21 @@ class Ridge(Estimator):
         alpha = np.full(m, float(max(self.alphas)))
         error = overall.variance.copy()
         noise = overall.variance.copy()
-        # Candidates that saw the same queries share one eigendecomposition.
-        patterns, pattern_of = np.unique(observed, axis=1, return_inverse=True)
+        # Candidates that saw the same queries, and count them alike, share one eigendecomposition.
+        patterns, pattern_of = np.unique(weights, axis=1, return_inverse=True)
         for p in range(patterns.shape[1]):
             rows = np.flatnonzero(patterns[:, p])
             columns = np.flatnonzero(pattern_of.ravel() == p)
             if len(rows) < 3:
                 continue  # the mean is all that two outcomes support
-            found = leave_one_out(X[rows], targets[rows][:, columns], self.alphas)
+            own = patterns[rows, p]
+            found = leave_one_out(X[rows], targets[rows][:, columns], self.alphas, own)
             coef[:, columns], alpha[columns], error[columns] = found
-            intercept[columns] -= X[rows].mean(axis=0) @ coef[:, columns]
+            intercept[columns] -= np.average(X[rows], axis=0, weights=own) @ coef[:, columns]
             # One pseudo-outcome, as in overall_of: a perfect fit to few outcomes is not certain.
-            noise[columns] = error[columns] + overall.variance.mean() / len(rows)
+            noise[columns] = error[columns] + overall.variance.mean() / own.sum()
         noise = np.maximum(noise, LEAST_NOISE)
-        uncertainty = LinearUncertainty.fit(X, observed / noise, alpha / noise, self.se_rank)
+        uncertainty = LinearUncertainty.fit(X, weights / noise, alpha / noise, self.se_rank)
         return LinearPart(coef, intercept, uncertainty), alpha, error
 
     def predict(self, X: np.ndarray) -> Prediction:
@@ -127,33 +134,42 @@ class Ridge(Estimator):
 
 
 def leave_one_out(
-    X: np.ndarray, Y: np.ndarray, alphas: Sequence[float]
+    X: np.ndarray, Y: np.ndarray, alphas: Sequence[float], weights: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(d, m) coefficients, (m,) penalties of least leave-one-out error, (m,) that error.
 
     Copies of a vector are left out together: a query that is predicted from its own copy says
     nothing about other queries.
+
+    weights: (n,) above 0, of the squared errors; all alike if None.
     """
     n = len(X)
-    _, copy_of, n_copies = np.unique(X, axis=0, return_inverse=True, return_counts=True)
+    weights = np.ones(n) if weights is None else weights
+    total = weights.sum()
+    _, copy_of = np.unique(X, axis=0, return_inverse=True)
     copy_of = copy_of.ravel()
     members = csr_array((np.ones(n), (copy_of, np.arange(n))))
-    Z = X - X.mean(axis=0)
-    R = Y - Y.mean(axis=0)
+    # Rows times the root of their weight: weighted least squares is plain least squares of these.
+    root = np.sqrt(weights)[:, None]
+    Z = root * (X - np.average(X, axis=0, weights=weights))
+    R = root * (Y - np.average(Y, axis=0, weights=weights))
     values, directions = np.linalg.eigh(Z.T @ Z)
     values = np.maximum(values, 0.0)
     projected = Z @ directions
     cross = projected.T @ R
     penalties = np.asarray(alphas, dtype=float)
-    leverages = 1 / n + projected**2 @ (1 / (values[:, None] + penalties))  # (n, penalties)
+    leverages = root**2 / total + projected**2 @ (
+        1 / (values[:, None] + penalties)
+    )  # (n, penalties)
     errors = np.empty((len(penalties), Y.shape[1]))
     for i, penalty in enumerate(penalties):
         residual = R - projected @ (cross / (values + penalty)[:, None])
-        # On c copies of leverage h, the hat matrix H has (I - H)^-1 = I + h 11' / (1 - c h).
+        # On copies with roots r of their weights, the hat matrix is H = a rr' with leverages a r^2,
+        # and (I - H)^-1 = I + a rr' / (1 - a r'r).
         leverage = leverages[:, [i]]
-        freedom = np.maximum(1 - n_copies[copy_of][:, None] * leverage, LEAST_FREEDOM)
-        left_out = residual + leverage * (members @ residual)[copy_of] / freedom
-        errors[i] = (left_out**2).mean(axis=0)
+        freedom = np.maximum(1 - (members @ leverage)[copy_of], LEAST_FREEDOM)
+        left_out = residual + leverage / root * (members @ (root * residual))[copy_of] / freedom
+        errors[i] = (left_out**2).sum(axis=0) / total
     best = errors.argmin(axis=0)
     alpha = penalties[best]
     coef = directions @ (cross / (values[:, None] + alpha))

@@ -26,6 +26,8 @@ class RunningMean(Marginal):
     learning_rate: share of the newest outcome in the mean, in (0, 1); None for the sample mean.
     """
 
+    takes_weights = False  # each outcome has its weight by age already
+
     def __init__(self, learning_rate: float | None = None):
         self.learning_rate = learning_rate
 
@@ -33,7 +35,7 @@ class RunningMean(Marginal):
         """Learn from the outcomes in the order of their timestamps, or else of the log."""
         if self.learning_rate is not None and not 0 < self.learning_rate < 1:
             raise RouterError("RunningMean needs a learning_rate in (0, 1), or None.")
-        _, outcomes, targets = check_fit(X, outcomes)
+        _, outcomes, targets = check_fit(self, X, outcomes)
         self.candidates_ = outcomes.candidates
         self._learn(targets, recency_weights(outcomes, self._forgetting))
         freedom = max(self.weight_.sum() - len(self.weight_), 1)

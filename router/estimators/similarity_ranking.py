@@ -49,7 +49,7 @@ class SimilarityRanking(Estimator):
     def fit(self, X: np.ndarray, outcomes: OutcomeMatrix) -> Self:
         if not self.prior > 0:
             raise RouterError("SimilarityRanking needs a prior above 0.")
-        X, outcomes, _ = check_fit(X, outcomes)
+        X, outcomes, _ = check_fit(self, X, outcomes)
         self.candidates_ = outcomes.candidates
         battles = Battles.of(outcomes)
         fought = np.unique(battles.query)

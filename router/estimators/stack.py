@@ -11,10 +11,10 @@ from scipy.optimize import nnls
 from sklearn.base import clone
 
 from router.errors import RouterError
-from router.estimators.base import Estimator, check_fit
+from router.estimators.base import Estimator, check_fit, weights_of
+from router.estimators.cross_fit import out_of_fold
 from router.estimators.graph import Graph
 from router.outcomes.matrix import OutcomeMatrix
-from router.outcomes.splits import grouped_folds
 from router.prediction import Prediction
 
 LEAST_WEIGHT = 1e-3
@@ -62,14 +62,15 @@ class Stack(Estimator):
             raise RouterError(
                 "Stack needs at least one estimator, n_folds of at least 2 and equal of at least 0."
             )
-        X, outcomes, targets = check_fit(X, outcomes)
+        X, outcomes, targets = check_fit(self, X, outcomes)
         self.candidates_ = outcomes.candidates
         members = list(self.estimators.values())
         quality = out_of_fold(members, X, outcomes, self.n_folds, self.random_state)
         known = outcomes.observed & np.isfinite(quality).all(axis=0)
-        lines = np.array([_line(own[known], targets[known]) for own in quality])  # (members, 3)
+        counts = np.where(known, weights_of(outcomes), 0.0)
+        lines = np.array([_line(own[known], targets[known], counts[known]) for own in quality])
         on_scale = lines[:, 0, None, None] + lines[:, 1, None, None] * quality
-        weights = contrast_weights(on_scale, targets, known, self.equal)
+        weights = contrast_weights(on_scale, targets, counts, self.equal)
         weights = np.where(weights < LEAST_WEIGHT, 0.0, weights)
         weights /= weights.sum()
         self.weights_ = dict(zip(self.estimators, weights.tolist(), strict=True))
@@ -78,6 +79,11 @@ class Stack(Estimator):
         self.slopes_ = (weights * lines[:, 1])[kept]
         self.shift_, self.shift_se_ = weights @ lines[:, 0], weights @ lines[:, 2]
         return self
+
+    @property
+    def takes_weights(self) -> bool:
+        """Where every member does."""
+        return all(member.takes_weights for member in self.estimators.values())
 
     def predict(self, X: np.ndarray) -> Prediction:
         predictions = [member.predict(X) for member in self.members_]
@@ -99,41 +105,24 @@ class Stack(Estimator):
         return mixed(qualities, self.shift_), mixed(errors, self.shift_se_)
 
 
-def out_of_fold(
-    members: Sequence[Estimator],
-    X: np.ndarray,
-    outcomes: OutcomeMatrix,
-    n_folds: int,
-    random_state: int,
-) -> np.ndarray:
-    """(members, n, m) quality of every query, from clones that never saw its group; NaN where the
-    candidate has no outcome outside the fold."""
-    quality = np.full((len(members), *outcomes.scores.shape), np.nan)
-    for fit_rows, held_out in grouped_folds(outcomes.groups, n_folds, random_state):
-        part = outcomes.take(fit_rows)
-        present = np.flatnonzero(part.observed.any(axis=0))
-        if len(present) < min(2, len(outcomes.candidates)):
-            continue  # one candidate beats nobody
-        part = part.select([outcomes.candidates[j] for j in present])
-        for own, member in zip(quality, members, strict=True):
-            fitted = clone(member).fit(X[fit_rows], part)
-            own[np.ix_(held_out, present)] = fitted.predict(X[held_out]).quality
-    return quality
-
-
 def contrast_weights(
-    quality: np.ndarray, targets: np.ndarray, known: np.ndarray, equal: float
+    quality: np.ndarray, targets: np.ndarray, counts: np.ndarray, equal: float
 ) -> np.ndarray:
     """(members,) convex weights of least squared error of the score differences within queries.
 
-    quality: (members, n, m). targets, known: (n, m). equal: pseudo-count of equal weights; one
-    query of it counts as much as the mean query with two outcomes or more.
+    quality: (members, n, m). targets: (n, m). counts: (n, m) as base.weights_of, 0 where an outcome
+    or a quality is not known. equal: pseudo-count of equal weights; one query of it counts as much
+    as the mean query with two outcomes or more.
     """
-    count = known.sum(axis=1, keepdims=True)
+    known = counts > 0
+    total = counts.sum(axis=1, keepdims=True)
+    total = np.where(total > 0, total, 1.0)
 
     def deviations(values: np.ndarray) -> np.ndarray:
+        """Times the root of the weight, so that their squares are weighted ones."""
         seen = np.where(known, values, 0.0)
-        return np.where(known, seen - seen.sum(axis=-1, keepdims=True) / np.maximum(count, 1), 0.0)
+        mean = (counts * seen).sum(axis=-1, keepdims=True) / total
+        return np.where(known, np.sqrt(counts) * (seen - mean), 0.0)
 
     k = len(quality)
     predicted = deviations(quality).reshape(k, -1)
@@ -141,7 +130,7 @@ def contrast_weights(
     size = np.trace(gram) / k
     if size < LEAST_SPREAD * max(len(targets), 1):
         return np.full(k, 1 / k)
-    pull = equal / (count > 1).sum() + LEAST_PULL
+    pull = equal / (known.sum(axis=1) > 1).sum() + LEAST_PULL
     root = np.linalg.cholesky(gram / size + pull * np.eye(k))
     # |root' w - root^-1 target|^2 is the squared error; one more row holds the sum at 1.
     aim = np.linalg.solve(root, match / size + pull / k)
@@ -150,14 +139,23 @@ def contrast_weights(
     return np.asarray(weights / weights.sum())
 
 
-def _line(quality: np.ndarray, scores: np.ndarray) -> tuple[float, float, float]:
+def _line(
+    quality: np.ndarray, scores: np.ndarray, counts: np.ndarray
+) -> tuple[float, float, float]:
     """(shift, slope, standard error of the shift) of a member's own scale; (0, 1, 0) where its
     qualities are nearer to the scores than the scores' mean is."""
-    if len(scores) == 0 or ((scores - quality) ** 2).mean() <= scores.var() + LEAST_SPREAD:
+    if len(scores) == 0:
         return 0.0, 1.0, 0.0
-    deviation = quality - quality.mean()
-    spread = (deviation**2).mean()
-    slope = 0.0 if spread < LEAST_SPREAD else max((deviation * scores).mean() / spread, 0.0)
-    shift = scores.mean() - slope * quality.mean()
-    error = np.sqrt(((scores - shift - slope * quality) ** 2).mean() / len(scores))
+
+    def mean(values: np.ndarray) -> float:
+        return float(np.average(values, weights=counts))
+
+    level = mean(scores)
+    if mean((scores - quality) ** 2) <= mean((scores - level) ** 2) + LEAST_SPREAD:
+        return 0.0, 1.0, 0.0
+    deviation = quality - mean(quality)
+    spread = mean(deviation**2)
+    slope = 0.0 if spread < LEAST_SPREAD else max(mean(deviation * scores) / spread, 0.0)
+    shift = level - slope * mean(quality)
+    error = np.sqrt(mean((scores - shift - slope * quality) ** 2) / counts.sum())
     return float(shift), float(slope), float(error)
