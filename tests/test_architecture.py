@@ -18,7 +18,7 @@ FLOORS: list[set[str]] = [
     {"outcomes", "encoding"},
     {"estimators", "policies"},
     {"evaluation", "tracking"},
-    {"off_policy"},
+    {"off_policy", "routability"},
     {"artifact"},
     {"pipelines", "serving"},
     {"cli"},

@@ -69,6 +69,18 @@ class Bootstrap:
         """Interval of the mean of per-query values (n,)."""
         return self.interval(float(np.mean(values)), self.means(values))
 
+    def relative(self, values: np.ndarray, reference: np.ndarray) -> Interval:
+        """The paired difference of two means, values less reference (n,), as a share of the
+        reference's; against nothing it is 0 or infinite."""
+
+        def ratio(means: np.ndarray) -> np.ndarray:
+            more, whole = means[..., 0], means[..., 1]
+            free = np.where(more > 0, np.inf, 0.0)
+            return np.divide(more, whole, out=free, where=whole > 0)
+
+        both = np.stack([values - reference, reference], axis=1)
+        return self.interval(float(ratio(both.mean(axis=0))), ratio(self.means(both)))
+
     @cached_property
     def _kept(self) -> list[np.ndarray]:
         # A byte holds the count: that one group is drawn 256 times has a chance below 1e-500.

@@ -11,7 +11,7 @@ import pandas as pd
 
 from router.errors import RouterError
 from router.evaluation.baselines import Baselines
-from router.evaluation.bootstrap import Bootstrap, Interval
+from router.evaluation.bootstrap import Bootstrap
 from router.evaluation.completed import completed
 from router.evaluation.crossfit import aiq_gain
 from router.evaluation.frontier import (
@@ -120,7 +120,7 @@ def evaluate(
         cost = {name: plan.cost for name, plan in expected.items() if plan.cost is not None}
         for name in cost:
             judged[name]["cost"] = bootstrap.mean(cost[name]).to_dict()
-        saving = _relative(bootstrap, cost["router"], cost["best single"])
+        saving = bootstrap.relative(cost["router"], cost["best single"])
         curve = curve_of(policy, prediction, test)
         resampled = bootstrap.means(np.stack([curve.cost.T, curve.quality.T], axis=2))
         reference = means["best single"], float(cost["best single"].mean())
@@ -250,19 +250,6 @@ def _latencies(
         for name, plan in expected.items()
         if plan.latency is not None
     }
-
-
-def _relative(bootstrap: Bootstrap, cost: np.ndarray, reference: np.ndarray) -> Interval:
-    """The paired relative difference of two mean costs; against a free reference 0 or infinite."""
-
-    def ratio(means: np.ndarray) -> np.ndarray:
-        more, whole = means[..., 0], means[..., 1]
-        free = np.where(more > 0, np.inf, 0.0)
-        return np.divide(more, whole, out=free, where=whole > 0)
-
-    values = np.stack([cost - reference, reference], axis=1)
-    value = float(ratio(values.mean(axis=0)))
-    return bootstrap.interval(value, ratio(bootstrap.means(values)))
 
 
 def _frontier_metrics(

@@ -32,7 +32,7 @@ def evaluate_artifact(config: DictConfig) -> float:
     outcomes = reordered(data.load(), router.candidates)
     print_outcomes(data.name, outcomes)
     test = outcomes.take(split_by(outcomes).test)
-    _warn_of_familiar_queries(outcomes, test, router)
+    warn_of_familiar_queries(outcomes, test, router)
     with run_folder(output_folder()) as folder:
         vectors = encode_cached(router, test.prompts, "Embedding test prompts as served")
         with console.status("Judging"):
@@ -78,7 +78,8 @@ def reordered(outcomes: OutcomeMatrix, candidates: tuple[str, ...]) -> OutcomeMa
     return outcomes.select(candidates)
 
 
-def _warn_of_familiar_queries(outcomes: OutcomeMatrix, test: OutcomeMatrix, router: Router) -> None:
+def warn_of_familiar_queries(outcomes: OutcomeMatrix, test: OutcomeMatrix, router: Router) -> None:
+    """Say in the log where the router was trained on these outcomes and knows some of `test`."""
     trained_on = router.manifest["data"]
     if trained_on["sha256"] != outcomes.fingerprint:
         return

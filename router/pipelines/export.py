@@ -66,7 +66,7 @@ def read_validation(path: Path, candidates: tuple[str, ...]) -> tuple[Prediction
     if quality is None or se is None or scores is None:
         raise RouterError(f"{path}: other candidates than the artifact's; train again.")
     # The lookup baselines read a prompt's length and nothing else of it.
-    queries = table[[name for name in ("query_id", "task") if name in table]].assign(
+    queries = table[[name for name in ("query_id", "task", "group") if name in table]].assign(
         prompt=["." * length for length in table["characters"]]
     )
     outcomes = OutcomeMatrix(

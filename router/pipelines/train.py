@@ -271,6 +271,7 @@ def write_validation(path: Path, trained: Trained) -> None:
     validation, prediction = trained.validation, trained.validation_prediction
     columns: dict[str, Any] = {
         "query_id": validation.queries["query_id"].to_numpy(),
+        "group": validation.groups,
         "characters": [len(prompt) for prompt in validation.prompts],
     }
     if validation.tasks is not None:

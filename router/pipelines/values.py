@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -48,6 +49,22 @@ def share(config: DictConfig, key: str) -> float:
     if not fits(value, float) or not 0 <= value <= 1:
         raise RouterError(f"{key} is {value!r}; give a number between 0 and 1.")
     return float(value)
+
+
+def amount_or_null(config: DictConfig, key: str) -> float | None:
+    """Likewise a finite number from 0 up, or null."""
+    value = OmegaConf.select(config, key)
+    if value is not None and (not fits(value, float) or not 0 <= value < math.inf):
+        raise RouterError(f"{key} is {value!r}; give a number from 0 upwards, or null.")
+    return None if value is None else float(value)
+
+
+def one_of(config: DictConfig, key: str, options: Sequence[str]) -> str:
+    """Likewise one of some words."""
+    value = OmegaConf.select(config, key)
+    if value not in options:
+        raise RouterError(f"{key} is {value!r}; give one of {', '.join(options)}.")
+    return str(value)
 
 
 def true_or_false(config: DictConfig, key: str) -> bool:

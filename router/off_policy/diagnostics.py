@@ -1,0 +1,207 @@
+"""How far a log can carry what it is asked: weights, overlap, and whether its propensities hold."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import norm
+from sklearn.linear_model import LogisticRegression
+
+from router.errors import RouterError
+from router.off_policy.values import importance_weights
+from router.outcomes.decisions import Decisions
+from router.outcomes.matrix import OutcomeMatrix
+from router.outcomes.splits import grouped_folds
+
+TOP = 0.01  # share of the decisions that the heaviest are
+ALIKE = 1e-6  # a propensity that is computed again may differ by this much
+LEAST_PROPENSITY = 1e-3  # an estimated one below this would be made up of the model's tail
+CERTAIN = 1 - 1e-9  # a choice of this probability leaves none to the others
+FEW = 5  # expected choices, below which a candidate's count tells nothing of its propensity
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """The log as evidence on one target policy.
+
+    decisions: n. effective: (sum w)^2 / sum w^2 of the weights, the number of decisions of its own
+        that would tell as much (Kish 1965). mean_weight: near 1 where propensities are right and
+        cover the target. largest_weight, share_of_heaviest: the greatest weight, and the share of
+        all weight on the heaviest 1 % of the decisions.
+    uncovered: share of the target's choices that the log never makes: propensity 0, or not told
+        and the candidate never chosen.
+    deterministic: every choice was made with probability 1.
+    """
+
+    decisions: int
+    effective: float
+    mean_weight: float
+    largest_weight: float
+    share_of_heaviest: float
+    uncovered: float
+    deterministic: bool
+
+    @classmethod
+    def of(cls, decisions: Decisions, target: np.ndarray) -> Overlap:
+        """target: (n, m) probability of each candidate."""
+        weight = importance_weights(decisions, target)
+        heaviest = np.sort(weight)[::-1][: max(1, round(TOP * len(weight)))]
+        total = float(weight.sum())
+        return cls(
+            decisions=len(weight),
+            effective=effective_decisions(weight),
+            mean_weight=float(weight.mean()),
+            largest_weight=float(weight.max()),
+            share_of_heaviest=float(heaviest.sum()) / total if total > 0 else float("nan"),
+            uncovered=float((target * ~covered(decisions)).sum(axis=1).mean()),
+            deterministic=bool((decisions.propensity >= CERTAIN).all()),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def effective_decisions(weight: np.ndarray) -> float:
+    """(sum w)^2 / sum w^2; 0 where all weights are."""
+    squares = float((weight**2).sum())
+    return float(weight.sum()) ** 2 / squares if squares > 0 else 0.0
+
+
+def covered(decisions: Decisions) -> np.ndarray:
+    """(n, m) whether the log may choose the candidate there; where it does not tell, whether it
+    ever chose it and was not certain of another."""
+    observed = decisions.outcomes.observed
+    open_to_others = (decisions.propensity < CERTAIN)[:, None] | observed
+    told = ~np.isnan(decisions.propensities)
+    may = np.where(told, decisions.propensities > 0, observed.any(axis=0))
+    return np.asarray(may & open_to_others)
+
+
+def by_candidate(decisions: Decisions, target: np.ndarray) -> pd.DataFrame:
+    """A row per candidate: times chosen, share of the log's and of the target's choices, effective
+    decisions among those that chose it, and the share of the target's choices of it that the log
+    never makes."""
+    weight, may = importance_weights(decisions, target), covered(decisions)
+    rows = []
+    for j, name in enumerate(decisions.candidates):
+        own = decisions.chosen == j
+        asked = target[:, j].sum()
+        rows.append(
+            {
+                "candidate": name,
+                "chosen": int(own.sum()),
+                "log_share": float(own.mean()),
+                "target_share": float(target[:, j].mean()),
+                "effective": effective_decisions(weight[own]),
+                "uncovered": float((target[:, j] * ~may[:, j]).sum() / asked) if asked else 0.0,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def by_task(decisions: Decisions, target: np.ndarray) -> pd.DataFrame | None:
+    """A row per task: decisions, effective ones, and the uncovered share; None without tasks."""
+    if decisions.tasks is None:
+        return None
+    weight, may = importance_weights(decisions, target), covered(decisions)
+    missed = (target * ~may).sum(axis=1)
+    codes, names = pd.factorize(decisions.tasks, sort=True)
+    return pd.DataFrame(
+        [
+            {
+                "task": name,
+                "decisions": int((codes == code).sum()),
+                "effective": effective_decisions(weight[codes == code]),
+                "uncovered": float(missed[codes == code].mean()),
+            }
+            for code, name in enumerate(names)
+        ]
+    )
+
+
+def calibration(decisions: Decisions) -> pd.DataFrame | None:
+    """A row per candidate: how often it was chosen, how often its propensities say it should have
+    been, and the two-sided p-value of the difference; None where the log tells the chosen one's
+    alone.
+
+    Choices of one group are taken as one draw, as a router draws by the prompt. p is NaN where
+    fewer than five choices were expected, or nothing was left to chance.
+    """
+    if np.isnan(decisions.propensities).any():
+        return None
+    _, group = np.unique(decisions.groups, return_inverse=True)
+    rows = []
+    for j, name in enumerate(decisions.candidates):
+        propensity = decisions.propensities[:, j]
+        surprise = np.bincount(group, (decisions.chosen == j) - propensity)
+        expected, spread = propensity.sum(), np.sqrt((surprise**2).sum())
+        chance = (propensity * (1 - propensity)).sum()
+        p = float("nan")
+        if min(expected, len(propensity) - expected) >= FEW and chance > 0:
+            # The larger of both spreads: choices of one prompt repeat, and rare ones scatter less
+            # than they should where none happened.
+            p = 2 * norm.sf(abs(surprise.sum()) / max(spread, np.sqrt(chance)))
+        rows.append(
+            {
+                "candidate": name,
+                "chosen": int((decisions.chosen == j).sum()),
+                "expected": float(expected),
+                "p": float(p),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def miscalibrated(table: pd.DataFrame) -> float:
+    """p-value that all candidates are chosen as often as told (Bonferroni, as the counts of one
+    follow from the others'); NaN where none tells."""
+    p = table["p"].dropna().to_numpy()
+    return float(min(1.0, len(p) * p.min())) if len(p) else float("nan")
+
+
+def recomputed(decisions: Decisions, probabilities: np.ndarray) -> dict[str, float]:
+    """The logged propensities of the chosen against those that the logging policy computes now,
+    (n, m): share of decisions that differ, and by how much at most."""
+    again = probabilities[np.arange(len(decisions)), decisions.chosen]
+    difference = np.abs(again - decisions.propensity)
+    return {
+        "share_that_differs": float((difference > ALIKE).mean()),
+        "largest_difference": float(difference.max()),
+    }
+
+
+def estimated_propensities(
+    vectors: np.ndarray, outcomes: OutcomeMatrix, n_folds: int = 5, random_state: int = 0
+) -> np.ndarray:
+    """(n, m) chance of each candidate, of a log that has none: multinomial logistic regression on
+    the vectors, each query's from folds that did not see its group.
+
+    Right only where the log chose by the query alone: whatever else it chose by is not seen here.
+
+    Raises RouterError where a query has several outcomes, or only one candidate was ever chosen.
+    """
+    if not (outcomes.observed.sum(axis=1) == 1).all():
+        raise RouterError(
+            "Propensities can be estimated of a log with one outcome per query alone; judge a "
+            "full table with router evaluate."
+        )
+    chosen = outcomes.observed.argmax(axis=1)
+    if len(np.unique(chosen)) < 2:
+        raise RouterError(
+            f"The log always chose {outcomes.candidates[chosen[0]]!r}: it cannot tell what another "
+            "would have earned; let the router explore (policy=epsilon_greedy) and log that."
+        )
+    propensities = np.zeros(outcomes.scores.shape)
+    for rows, held_out in grouped_folds(outcomes.groups, n_folds, random_state):
+        seen = np.unique(chosen[rows])
+        if len(seen) == 1:
+            propensities[held_out, seen[0]] = 1.0
+            continue
+        model = LogisticRegression(max_iter=1000).fit(vectors[rows], chosen[rows])
+        propensities[np.ix_(held_out, seen)] = model.predict_proba(vectors[held_out])
+    chosen_ever = outcomes.observed.any(axis=0)
+    floored = np.where(chosen_ever, np.maximum(propensities, LEAST_PROPENSITY), 0.0)
+    return np.asarray(floored / floored.sum(axis=1, keepdims=True))
