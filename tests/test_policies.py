@@ -84,6 +84,8 @@ def tuned(kind: type[Policy], prediction: Prediction, outcomes: OutcomeMatrix) -
         "PerQueryBudget": {"budget": middle},
         "Subset": {"cost_weight": 0.1 / middle},
         "Allocation": {"capacities": {"c0": 0.4}},
+        "Certified": {"quality": 0.0},
+        "Guarded": {"confidence": 0.5},
         "HardCap": {"cap": middle},
         "CheapestAdequate": {"least_quality": 0.5},
         "EpsilonGreedy": {"cost_weight": 1 / middle, "cost_aware": True},

@@ -7,7 +7,9 @@ from router.policies.adequate import CheapestAdequate
 from router.policies.allocation import Allocation
 from router.policies.base import Policy, draw, policy_from_dict, uniform_of
 from router.policies.budget import Budget
+from router.policies.certified import Certified
 from router.policies.epsilon_greedy import EpsilonGreedy
+from router.policies.guarded import Guarded
 from router.policies.hard_cap import HardCap
 from router.policies.per_query_budget import PerQueryBudget
 from router.policies.subset import Subset
@@ -19,8 +21,10 @@ from router.policies.utility import Utility
 __all__ = [
     "Allocation",
     "Budget",
+    "Certified",
     "CheapestAdequate",
     "EpsilonGreedy",
+    "Guarded",
     "HardCap",
     "PerQueryBudget",
     "Policy",
