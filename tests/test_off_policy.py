@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import make_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from router.errors import RouterError
-from router.estimators import Marginal, Partition
+from router.estimators import Marginal, Partition, Ridge
 from router.evaluation.bootstrap import Bootstrap, Interval
 from router.off_policy.comparison import compare
 from router.off_policy.diagnostics import (
@@ -27,6 +28,7 @@ from router.off_policy.diagnostics import (
 from router.off_policy.replay import replay
 from router.off_policy.reward_model import reward_model
 from router.off_policy.values import (
+    DECIDING,
     METHODS,
     Reweighted,
     best_limit,
@@ -110,6 +112,73 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(method: str) -> No
         found = Bootstrap(np.arange(N), 300, random_state=seed).mean(values(method, seen))
         held.append(found.low <= truth <= found.high)
     assert 0.90 <= np.mean(held) <= 0.985
+
+
+@pytest.fixture(scope="module")
+def fitted_logs() -> list[tuple[Decisions, Reweighted, float]]:
+    """200 logs of sessions of two decisions that share what a model cannot see, with reward models
+    that were fitted to them, and the target's true value; weights up to about 30."""
+    logs = []
+    for seed in range(200):
+        rng, n = np.random.default_rng(seed), 1000
+        session = np.repeat(np.arange(n // 2), 2)
+        x = rng.normal(size=(n // 2, 3))[session]
+        luck = 0.6 * rng.normal(size=(n // 2, 1))[session]
+        mean = 1 / (1 + np.exp(-(x + luck + [0.8, 0.2, -0.2])))
+        logging = np.exp(np.column_stack([np.zeros(n), x[:, 1], x[:, 0] - 0.5]))
+        logging /= logging.sum(axis=1, keepdims=True)
+        target = 0.9 * np.eye(3)[np.where(x[:, 0] > 0, 0, 1)] + 0.1 / 3
+        chosen = (rng.uniform(size=n)[:, None] > logging.cumsum(axis=1)).sum(axis=1)
+        queries = pd.DataFrame({"query_id": np.arange(n).astype(str), "group": session})
+        outcomes = OutcomeMatrix(
+            queries,
+            ("a", "b", "c"),
+            (rng.uniform(size=(n, 3)) < mean).astype(float),
+            np.eye(3, dtype=bool)[np.minimum(chosen, 2)],
+            propensity=logging,
+        )
+        decisions = Decisions.of(outcomes)
+        model = reward_model(Ridge(), x, decisions, decisions.score, 3)
+        seen = Reweighted.of(decisions, target, decisions.score, model)
+        logs.append((decisions, seen, (target * mean).sum(axis=1).mean()))
+    truth = float(np.mean([mean for _, _, mean in logs]))
+    return [(decisions, seen, truth) for decisions, seen, _ in logs]
+
+
+@pytest.mark.parametrize(
+    ("method", "least"),
+    [("IPS", 0.9), ("SNIPS", 0.88), ("DR", 0.9), ("Switch-DR", 0.9), ("DRos", 0.9)],
+)
+def test_intervals_hold_with_a_model_that_was_fitted_to_the_log(
+    fitted_logs: list[tuple[Decisions, Reweighted, float]], method: str, least: float
+) -> None:
+    held = []
+    for decisions, seen, truth in fitted_logs:
+        found = Bootstrap(decisions.groups, 300).mean(values(method, seen))
+        held.append(found.low <= truth <= found.high)
+    assert least <= np.mean(held) <= 0.99
+
+
+def test_the_direct_method_knows_nothing_of_what_its_model_gets_wrong(
+    fitted_logs: list[tuple[Decisions, Reweighted, float]],
+) -> None:
+    held = []
+    for decisions, seen, truth in fitted_logs:
+        found = Bootstrap(decisions.groups, 300).mean(values("DM", seen))
+        held.append(found.low <= truth <= found.high)
+    assert np.mean(held) < 0.6
+    assert "DM" not in DECIDING
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_a_log_that_tells_the_chosen_ones_propensity_alone_still_bounds_the_bias(seed: int) -> None:
+    seen, _ = simulated(seed, False, True)
+    unknown = replace(seen, weights=None)
+    for method in METHODS:
+        assert np.isfinite(values(method, unknown)).all()
+    for method in ("DM", "IPS", "SNIPS", "DR"):
+        np.testing.assert_array_equal(values(method, unknown), values(method, seen))
 
 
 @given(st.integers(0, 10**6), st.floats(0.1, 10))
@@ -250,13 +319,14 @@ def test_the_overlap_tells_weights_and_tasks() -> None:
 
 
 def test_propensities_that_do_not_hold_are_seen_and_those_that_do_are_not() -> None:
-    held = []
-    for seed in range(200):
-        table = calibration(decisions_of(seed)[2])
-        assert table is not None
-        held.append(miscalibrated(table))
-    # Three p-values of which one follows from the others: somewhat more small ones than named.
-    assert np.mean(np.array(held) < 0.01) < 0.06
+    for names in (("large", "medium", "small"), ("large", "small")):
+        outcomes = make_problem(N)[1].select(names)
+        told, held = np.full((N, len(names)), 1 / len(names)), []
+        for seed in range(200):
+            table = calibration(Decisions.of(replay(outcomes, told, seed)))
+            assert table is not None
+            held.append(miscalibrated(table))
+        assert np.mean(np.array(held) < 0.01) < 0.03
     _, _, decisions = decisions_of()
     lied = replace(decisions, propensities=np.tile([0.45, 0.45, 0.1], (N, 1)))
     table = calibration(lied)
@@ -264,6 +334,19 @@ def test_propensities_that_do_not_hold_are_seen_and_those_that_do_are_not() -> N
     assert miscalibrated(table) < 1e-4
     only_chosen = np.where(decisions.outcomes.observed, decisions.propensities, np.nan)
     assert calibration(replace(decisions, propensities=only_chosen)) is None
+
+
+def test_where_the_log_was_certain_it_could_not_choose_another() -> None:
+    _, outcomes = make_problem(N)
+    logging = np.tile(LOGGING, (N, 1))
+    logging[: N // 4] = [1.0, 0.0, 0.0]
+    log = replay(outcomes, logging)
+    alone = replace(log, propensity=np.where(log.observed, logging, np.nan))
+    target = np.tile([0.0, 1.0, 0.0], (N, 1))
+    for told in (log, alone):
+        overlap = Overlap.of(Decisions.of(told), target)
+        assert overlap.uncovered == pytest.approx(0.25)
+        assert not overlap.deterministic
 
 
 def test_what_the_logging_policy_computes_now_is_compared() -> None:
@@ -343,6 +426,8 @@ def test_utility_decides_alone_and_a_refusal_before_all() -> None:
     refused = judge_against_log(better, None, better, "Too little")
     assert refused.decision == "refused"
     assert refused.sentence.startswith("Too little: +0.0200 [+0.0100, +0.0300] quality")
+    unknown = interval(float("nan"), float("nan"))
+    assert judge_against_log(unknown, None, None, "Too little").sentence == "Too little."
 
 
 def test_few_effective_decisions_are_refused() -> None:

@@ -15,6 +15,7 @@ from router.errors import RouterError
 from router.outcomes.decisions import Decisions
 
 METHODS = ("DM", "IPS", "SNIPS", "DR", "Switch-DR", "DRos")
+DECIDING = METHODS[1:]  # the interval of DM knows nothing of what its model gets wrong
 QUANTILES = (0.5, 0.75, 0.9, 0.95, 0.99, 1.0)  # of the weights: where limits are looked for
 
 

@@ -61,7 +61,8 @@ def judge_against_log(
         told += f", {utility.value:+z.4f} [{utility.low:+z.4f}, {utility.high:+z.4f}] utility"
     told += ", against the policy that made the log"
     if refused is not None:
-        return Verdict("refused", f"{refused}: {told}.")
+        known = np.isfinite(quality.value)  # SNIPS of a target that never decides so is not
+        return Verdict("refused", f"{refused}: {told}." if known else f"{refused}.")
     if utility is not None:
         decision = _sign(utility)
         why = {"better": "More utility", "worse": "Less utility", "cannot tell": "Neither is sure"}

@@ -26,7 +26,7 @@ from router.off_policy.diagnostics import (
     recomputed,
 )
 from router.off_policy.plot import plot_values
-from router.off_policy.values import METHODS, importance_weights
+from router.off_policy.values import DECIDING, METHODS, importance_weights
 from router.off_policy.verdict import judge_against_log, refusal
 from router.outcomes.decisions import Decisions
 from router.outcomes.matrix import OutcomeMatrix
@@ -65,7 +65,7 @@ class Settings:
         """Raises RouterError for the first value that does not fit."""
         return cls(
             propensity=one_of(config, "propensity", ("logged", "estimated")),
-            method=one_of(config, "evaluation.method", METHODS),
+            method=one_of(config, "evaluation.method", DECIDING),
             cost_weight=amount_or_null(config, "cost_weight"),
             folds=whole_number(config, "evaluation.folds", least=2),
             random_state=whole_number(config, "evaluation.random_state", least=0),
