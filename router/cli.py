@@ -24,14 +24,22 @@ router: learn from logged outcomes which LLM to ask, before asking.
 
 usage: router <verb> [key=value ...]
 
-  train          train a router, judge it, export it  router train
-  evaluate       judge an exported router on a table  router evaluate artifact=DIR data.path=FILE
-  export         another budget for a finished run    router export run=DIR out=DIR policy=budget
-  add-candidate  a new LLM joins a finished run       router add-candidate run=DIR labels=FILE
-  route          choose the LLM for a prompt          router route --artifact DIR "prompt"
-  allocate       plan a batch within a total budget   router allocate artifact=DIR prompts=FILE
-  methods        published methods to train           router methods
-  data           check and summarise a table          router data data=table data.path=FILE
+  diagnose          is there anything to route?          router diagnose data=table data.path=FILE
+  train             train a router, judge it, export it  router train
+  methods           published methods to train           router methods
+  evaluate          judge an exported router on a table  router evaluate artifact=DIR data.path=FILE
+  export            another budget for a finished run    router export run=DIR out=DIR policy=budget
+  add-candidate     a new LLM joins a finished run       router add-candidate run=DIR labels=FILE
+  data              check and summarise a table          router data data=table data.path=FILE
+
+  route             choose the LLM for a prompt          router route --artifact DIR "prompt"
+  outcome           log what came of a decision          router outcome --log DIR --request ID ...
+  allocate          plan a batch within a total budget   router allocate artifact=DIR prompts=FILE
+
+  ope               judge a router on a decision log     router ope artifact=DIR data.path=FOLDER
+  gate              may a candidate replace another?     router gate candidate=DIR incumbent=DIR
+  plan-exploration  how much exploring tells it?         router plan-exploration incumbent=MODEL
+  drift             has anything moved since training?   router drift artifact=DIR data=decisions
 
 Your own table:    router train data=table data.path=outcomes.parquet
 A published one:   router train method=avengers-pro
@@ -46,9 +54,14 @@ Exit codes: 0 done, 1 unexpected failure, 2 bad input (one sentence says what to
 HYDRA_VERBS = {
     "train": "router.pipelines.train.train",
     "evaluate": "router.pipelines.evaluate.evaluate_artifact",
+    "ope": "router.pipelines.ope.ope",
     "export": "router.pipelines.export.export",
+    "gate": "router.pipelines.gate.gate",
+    "plan-exploration": "router.pipelines.plan_exploration.plan_exploration",
     "allocate": "router.pipelines.allocate.allocate",
     "data": "router.pipelines.data.describe_data",
+    "diagnose": "router.pipelines.diagnose.diagnose_log",
+    "drift": "router.pipelines.drift.drift",
     "add-candidate": "router.pipelines.add_candidate.add_candidate",
 }
 BAD_INPUT = 2
@@ -84,8 +97,10 @@ def main(arguments: list[str] | None = None) -> None:
 def _run(verb: str, *rest: str) -> None:
     if verb == "route":
         return route(list(rest))
+    if verb == "outcome":
+        return outcome(list(rest))
     if verb != "methods" and verb not in HYDRA_VERBS:
-        verbs = [*HYDRA_VERBS, "methods", "route"]
+        verbs = [*HYDRA_VERBS, "methods", "outcome", "route"]
         alike = "".join(f" (did you mean {v}?)" for v in get_close_matches(verb, verbs, n=1))
         raise RouterError(f"'{verb}' is no verb of router; verbs are {', '.join(verbs)}{alike}.")
     try:
@@ -110,13 +125,26 @@ def route(arguments: list[str]) -> None:
     )
     parser.add_argument("--artifact", required=True, metavar="DIR", help="the artifact's folder")
     parser.add_argument("--json", action="store_true", help="print one JSON object per prompt")
+    parser.add_argument("--log", metavar="DIR", help="log each decision in files of this folder")
+    parser.add_argument(
+        "--keep",
+        choices=("hash", "text"),
+        default="hash",
+        help="what the log holds of a prompt: its SHA-256, or the text too, to train on",
+    )
+    parser.add_argument(
+        "--seed", default="", metavar="TEXT", help="draw anew where a policy explores or mixes"
+    )
+    parser.add_argument("--session", metavar="ID", help="the conversation, for the log")
     parser.add_argument(
         "prompt", nargs="*", help="the prompts; without one, lines are read from standard input"
     )
     options = parser.parse_args(arguments)
+    from router.artifact.decision_log import DecisionLog
     from router.artifact.runtime import load
 
     router = load(options.artifact)
+    log = DecisionLog(options.log, options.keep) if options.log is not None else None
     # A terminal that cannot show a character must not stop the answer. JSON is UTF-8, and what
     # UTF-8 cannot hold (half a surrogate pair) becomes JSON's own escape.
     if isinstance(sys.stdout, TextIOWrapper):
@@ -124,7 +152,9 @@ def route(arguments: list[str]) -> None:
         sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
     for place, prompt in _prompts(options.prompt):
         try:
-            decision = router.route(prompt)
+            decision = router.route(prompt, seed=options.seed, session=options.session)
+            if log is not None:
+                log.decision(decision, prompt)
         except RouterError as error:
             raise RouterError(f"{place}: {error}") from None
         if options.json:
@@ -132,6 +162,33 @@ def route(arguments: list[str]) -> None:
             print(json.dumps(line, ensure_ascii=False), flush=True)
         else:
             print(_readable(decision), flush=True)
+            if log is not None:
+                print(f"  request {decision.request_id}", flush=True)
+    if log is not None:
+        log.close()
+
+
+def outcome(arguments: list[str]) -> None:
+    """`router outcome`: needs the runtime tier alone."""
+    parser = argparse.ArgumentParser(
+        prog="router outcome",
+        description="Log what came of a decision: all at once, or in several calls.",
+    )
+    parser.add_argument("--log", required=True, metavar="DIR", help="the decision log's folder")
+    parser.add_argument("--request", required=True, metavar="ID", help="the decision's request_id")
+    parser.add_argument("--score", type=float, help="how good the answer was, 0 to 1")
+    parser.add_argument("--cost-usd", type=float, help="US dollars that the answer cost")
+    parser.add_argument("--input-tokens", type=int, help="tokens sent")
+    parser.add_argument("--output-tokens", type=int, help="tokens received")
+    parser.add_argument("--latency-s", type=float, help="seconds until the answer was complete")
+    parser.add_argument("--retries", type=int, help="further tries that the answer needed")
+    parser.add_argument("--task", help="kind of query")
+    parser.add_argument("--source", help="who gave the score, such as user or judge")
+    told = vars(parser.parse_args(arguments))
+    from router.artifact.decision_log import DecisionLog
+
+    with DecisionLog(told.pop("log")) as log:
+        log.outcome(told.pop("request"), **told)
 
 
 def _prompts(given: list[str]) -> Iterator[tuple[str, str]]:

@@ -208,7 +208,8 @@ def workplace(tmp_path: Path, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatc
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A finished run of `router train` with a ridge router, recorded in MLflow. Read only.
+    """A finished run of `router train` with a ridge router and `policy=budget`, recorded in MLflow.
+    Read only.
 
     out, err: what it printed; nothing was in any cache before.
     """
@@ -239,7 +240,7 @@ def trained_run(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     given = [f"{key}={value}" for key, value in places.items()]
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
-        main(["train", *place.options, "estimator=ridge", "name=shared", *given])
+        main(["train", *place.options, "estimator=ridge", "policy=budget", "name=shared", *given])
     return TrainedRun(place, folder, out.getvalue(), err.getvalue())
 
 

@@ -151,7 +151,13 @@ def test_a_run_on_a_decision_log(
     options = (*workplace.encoder, "tracking=none", "examples=[]", "latest=null")
     data = ("data=table", f"data.path={tmp_path / 'log.csv'}")
     done = run_router(
-        "train", *data, *options, "estimator=ridge", "evaluation.resamples=50", "hydra.run.dir=run"
+        "train",
+        *data,
+        *options,
+        "estimator=ridge",
+        "policy=budget",
+        "evaluation.resamples=50",
+        "hydra.run.dir=run",
     )
     assert done.code == 0, done.err
     assert "Evidence   off-policy, doubly robust:" in done.out

@@ -32,7 +32,7 @@ def left_in(folder: Path) -> list[str]:
 def test_help_names_every_verb_and_the_exit_codes(run_router: RunRouter) -> None:
     finished = run_router("--help")
     assert finished.code == 0
-    for verb in [*HYDRA_VERBS, "route"]:
+    for verb in [*HYDRA_VERBS, "outcome", "route"]:
         assert f"\n  {verb} " in finished.out
         assert f"router {verb} " in finished.out or f"router {verb}\n" in finished.out
     assert "Exit codes: 0 done, 1 unexpected failure, 2 bad input" in finished.out
@@ -66,6 +66,10 @@ def test_the_help_of_a_verb_lists_its_groups_options_and_values(
         "allocate": [],
         "add-candidate": [],
         "data": ["data", "split"],
+        "ope": ["data", "split", "encoder", "estimator"],
+        "gate": ["data", "split", "estimator", "cost", "tracking"],
+        "plan-exploration": ["data", "split"],
+        "diagnose": ["data", "encoder", "estimator", "cost"],
     }[verb]
     shown = [line[:-1] for line in finished.out.splitlines() if line.endswith("=")]
     assert shown[: len(groups)] == groups
@@ -75,8 +79,9 @@ def test_the_help_of_a_verb_lists_its_groups_options_and_values(
             assert f" {file.stem} " in finished.out
             assert comment[:40] in finished.out
     for value in ("cost_weight", "random_state", "least_quality"):
-        splits = verb in ("train", "evaluate", "data")
-        assert (f"{value}:" in finished.out) == (splits and value == "random_state")
+        seeds = verb in ("train", "evaluate", "data", "ope", "gate", "plan-exploration", "diagnose")
+        weighs = verb == "ope" and value == "cost_weight"
+        assert (f"{value}:" in finished.out) == ((seeds and value == "random_state") or weighs)
 
 
 def test_help_marks_what_is_chosen(run_router: RunRouter) -> None:
@@ -100,7 +105,7 @@ def test_help_lists_options_of_ones_own(run_router: RunRouter, tmp_path: Path) -
 TYPED = [
     (
         ["trian"],
-        "'trian' is no verb of router; verbs are train, evaluate, export, allocate, data, ",
+        "'trian' is no verb of router; verbs are train, evaluate, ope, export, gate, ",
     ),
     (["train", "estimator=foo"], "estimator=foo: no such option; choose one of average, "),
     (["train", "estimator=rigde"], "(did you mean ridge?)."),
@@ -110,7 +115,10 @@ TYPED = [
         "polcy: no such key or group; choose one of data, split, encoder, ",
     ),
     (["train", "name.first=x"], "name.first: name holds a single value, not keys."),
-    (["train", "data.path=x.csv"], "data.path: a key of data=battles and data=table; give one"),
+    (
+        ["train", "data.path=x.csv"],
+        "data.path: a key of data=battles and data=decisions and data=table; give one",
+    ),
     (["train", "my.csv"], "for a table: data=table data.path=my.csv."),
     (["train", "a prompt"], "'a prompt' is not of the form key=value."),
     (["train", "name=a (b"], "stands in two kinds of quotes: 'name=\"a (b\"'."),

@@ -21,9 +21,11 @@ VERBS = sorted(file.stem for file in CONF.glob("*.yaml") if file.stem != "output
 # What has no default that would do for everyone.
 NEEDED = {
     ("data", "battles"): ["data.path=battles.csv"],
+    ("data", "decisions"): ["data.path=decisions"],
     ("data", "table"): ["data.path=outcomes.csv"],
     ("split", "leave_one_task_out"): ["split.task=algebra"],
     ("encoder", "sentence_transformer"): ["encoder.name=somewhere"],
+    ("policy", "certified"): ["policy.quality=0.5"],
 }
 
 
@@ -115,7 +117,7 @@ def test_a_cost_option_is_the_estimator_of_the_same_name(estimator: str) -> None
             "[one,two].",
         ),
         (
-            ["encoder.dtype=float16"],
+            ["encoder=minilm", "encoder.dtype=float16"],
             "encoder",
             "encoder.dtype is 'float16'; give one of auto, float32, bfloat16.",
         ),

@@ -33,11 +33,12 @@ from router.off_policy.values import (
     Reweighted,
     best_limit,
     doubly_robust,
+    importance_weights,
     shrunken_doubly_robust,
     switch_doubly_robust,
     values,
 )
-from router.off_policy.verdict import judge_against_log, refusal
+from router.off_policy.verdict import difference_refusal, judge_against_log, refusal
 from router.outcomes.decisions import Decisions
 from router.outcomes.matrix import OutcomeMatrix
 
@@ -442,3 +443,25 @@ def test_shapes_that_do_not_fit_are_said() -> None:
         Reweighted.of(decisions, np.ones((N, 2)), decisions.score, np.ones((N, 3)))
     with pytest.raises(RouterError, match="method=XY: choose DM"):
         values("XY", simulated(0, True, True)[0])
+
+
+def test_a_mean_weight_far_from_one_is_refused() -> None:
+    """A short log may never draw what the target asks: then its weights are alike, and far off."""
+    _, _, decisions = decisions_of()
+    target = np.tile([0.4, 0.2, 0.4], (N, 1))
+    lucky = decisions.take(np.flatnonzero(decisions.chosen != 2))
+    assert Overlap.of(lucky, target[: len(lucky)]).effective > 200
+    assert "The mean weight is 0.6" in str(refusal(Overlap.of(lucky, target[: len(lucky)])))
+    assert refusal(Overlap.of(decisions, target), least_effective=100) is None
+
+
+def test_policies_that_differ_on_few_decisions_are_not_told_apart() -> None:
+    _, outcomes = make_problem(N)
+    log = Decisions.of(replay(outcomes, np.tile([0.97, 0.02, 0.01], (N, 1))))
+    plans = [np.tile(plan, (N, 1)) for plan in ([1.0, 0.0, 0.0], [0.93, 0.0, 0.07])]
+    weights = [importance_weights(log, plan) for plan in plans]
+    assert min(effective_decisions(weight) for weight in weights) > 200
+    assert "where the two policies differ" in str(difference_refusal(*weights))
+    assert difference_refusal(weights[0], weights[0]) is None
+    often = [importance_weights(decisions_of()[2], plan) for plan in plans]
+    assert difference_refusal(*often) is None

@@ -49,7 +49,7 @@ def compare(
     target: (n, m) its probability of each candidate. vectors: (n, d) for the reward model.
     cost_weight: score that one US dollar is worth; None: no utility.
     """
-    rewards = rewards_of(decisions, cost_weight)
+    rewards = rewards_of(decisions)
     bootstrap = Bootstrap(decisions.groups, resamples)
     figures: dict[str, Figure] = {}
     per_decision: dict[str, dict[str, np.ndarray]] = {}
@@ -59,6 +59,13 @@ def compare(
         of_method = {method: values(method, seen) for method in METHODS}
         per_decision[name] = of_method
         figures[name] = _figure(bootstrap, reward, of_method)
+    if "cost" in rewards and cost_weight is not None:
+        per_decision["utility"] = {
+            method: per_decision["quality"][method] - cost_weight * per_decision["cost"][method]
+            for method in METHODS
+        }
+        earned = rewards["quality"] - cost_weight * rewards["cost"]
+        figures["utility"] = _figure(bootstrap, earned, per_decision["utility"])
     relative = None
     if "cost" in rewards:
         spent = rewards["cost"]
@@ -86,13 +93,11 @@ def _figure(bootstrap: Bootstrap, reward: np.ndarray, of_method: dict[str, np.nd
     )
 
 
-def rewards_of(decisions: Decisions, cost_weight: float | None = None) -> dict[str, np.ndarray]:
+def rewards_of(decisions: Decisions) -> dict[str, np.ndarray]:
     """Name -> (n,) what each decision earned, as far as the log knows it of every decision."""
     rewards = {"quality": decisions.score}
     if decisions.cost is not None:
         rewards["cost"] = decisions.cost
-        if cost_weight is not None:
-            rewards["utility"] = decisions.score - cost_weight * decisions.cost
     if decisions.latency is not None and not np.isnan(decisions.latency).any():
         rewards["latency"] = decisions.latency
     return rewards

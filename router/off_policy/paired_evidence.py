@@ -6,8 +6,8 @@ import numpy as np
 
 from router.evaluation.gate import Evidence
 from router.off_policy.diagnostics import Overlap
-from router.off_policy.values import Reweighted, doubly_robust
-from router.off_policy.verdict import refusal
+from router.off_policy.values import Reweighted, doubly_robust, importance_weights
+from router.off_policy.verdict import difference_refusal, refusal
 from router.outcomes.decisions import Decisions
 from router.prediction import Prediction
 
@@ -31,6 +31,9 @@ def paired_evidence(
     for name, plan in plans.items():
         refused = refusal(Overlap.of(decisions, plan), least_ess)
         faults += () if refused is None else (f"{refused.replace('the target', f'the {name}')}.",)
+    weights = [importance_weights(decisions, plan) for plan in plans.values()]
+    refused = difference_refusal(*weights)
+    faults += () if refused is None else (f"{refused}.",)
 
     def values(reward: np.ndarray | None, predicted: np.ndarray | None) -> np.ndarray | None:
         if reward is None or predicted is None:

@@ -27,7 +27,7 @@ from router.off_policy.diagnostics import (
 )
 from router.off_policy.plot import plot_values
 from router.off_policy.values import DECIDING, METHODS, importance_weights
-from router.off_policy.verdict import judge_against_log, refusal
+from router.off_policy.verdict import difference_refusal, judge_against_log, refusal
 from router.outcomes.decisions import Decisions
 from router.outcomes.matrix import OutcomeMatrix
 from router.pipelines.console import console, print_outcomes
@@ -105,7 +105,11 @@ def ope(config: DictConfig) -> float:
             settings.random_state,
             settings.resamples,
         )
-        verdict = _verdict(found, overlap, settings)
+        weight = importance_weights(decisions, wanted)
+        refused = refusal(
+            overlap, settings.least_effective, settings.most_uncovered
+        ) or difference_refusal(weight, np.ones_like(weight))
+        verdict = _verdict(found, refused, settings)
         chosen_as_told = calibration(decisions)
         again = None if logger is None else recomputed(decisions, logger.probabilities(test))
         report: dict[str, Any] = {
@@ -142,14 +146,14 @@ def _decisions(test: OutcomeMatrix, vectors: np.ndarray, settings: Settings) -> 
     )
 
 
-def _verdict(found: Comparison, overlap: Overlap, settings: Settings) -> Verdict:
+def _verdict(found: Comparison, refused: str | None, settings: Settings) -> Verdict:
     utility = found.figures.get("utility")
     relative = found.relative_cost
     return judge_against_log(
         found.figures["quality"].difference[settings.method],
         None if relative is None else relative[settings.method],
         None if utility is None else utility.difference[settings.method],
-        refusal(overlap, settings.least_effective, settings.most_uncovered),
+        refused,
         settings.margin,
     )
 
