@@ -117,8 +117,8 @@ def test_the_same_configuration_gives_the_same_run(
 ) -> None:
     again = tmp_path / "again"
     finished = run_router(
-        "train", *trained_run.workplace.options, "estimator=ridge", "tracking=none",
-        "latest=null", f"hydra.run.dir={again}",
+        "train", *trained_run.workplace.options, "estimator=ridge", "policy=budget",
+        "tracking=none", "latest=null", f"hydra.run.dir={again}",
     )  # fmt: skip
     assert finished.code == 0, finished.err
     figures = [read_metrics(folder) for folder in (trained_run.folder, again)]
