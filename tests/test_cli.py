@@ -67,7 +67,7 @@ def test_the_help_of_a_verb_lists_its_groups_options_and_values(
         "add-candidate": [],
         "data": ["data", "split"],
         "ope": ["data", "split", "encoder", "estimator"],
-        "gate": ["data", "split", "estimator", "cost", "tracking"],
+        "gate": ["data", "split", "estimator", "tracking"],
         "plan-exploration": ["data", "split"],
         "diagnose": ["data", "encoder", "estimator", "cost"],
         "drift": ["data", "split"],

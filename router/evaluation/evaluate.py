@@ -201,9 +201,7 @@ def _evidence(
     stands_for = test.inverse_propensity
     if stands_for is None or len(test.candidates) == 1:
         return (None, *_fully_observed(test, prediction))
-    plan = policy.probabilities(prediction)
-    votes = policy.votes(prediction, draw(plan, uniform_of(test.prompts)))
-    if (votes > 0).sum(axis=1).max(initial=0) > 1:
+    if policy.asks_several(prediction):
         raise RouterError(
             f"{type(policy).__name__} asks several candidates together, and a log of one answer "
             "per query cannot tell what they would score; choose another policy."
@@ -212,7 +210,7 @@ def _evidence(
         raise RouterError(
             f"{len(test)} decisions on the test side; at least {LEAST_QUERIES} are needed."
         )
-    weight = np.where(test.observed, stands_for * plan, 0.0).sum(axis=1)
+    weight = np.where(test.observed, stands_for * policy.probabilities(prediction), 0.0).sum(axis=1)
     whole = float((weight**2).sum())
     effective = float(weight.sum()) ** 2 / whole if whole > 0 else 0.0
     return OffPolicyEvidence(len(test), effective), completed(prediction, test), prediction

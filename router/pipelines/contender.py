@@ -54,11 +54,8 @@ class Contender:
         plan[:, columns] = 1.0
         if self.router is not None:
             prediction = self.predict(outcomes.prompts)
-            policy = self.router.policy
-            plan[:, columns] = policy.probabilities(prediction)
-            if (policy.votes(prediction, plan[:, columns].argmax(axis=1)) > 0).sum(
-                axis=1
-            ).max() > 1:
+            plan[:, columns] = self.router.policy.probabilities(prediction)
+            if self.router.policy.asks_several(prediction):
                 raise RouterError(
                     f"{self.name} asks several models together; logged answers of one model do not "
                     "tell what such a vote would score."

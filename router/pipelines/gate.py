@@ -17,10 +17,12 @@ from rich.text import Text
 
 from router.encoding.cache import encode_cached
 from router.errors import RouterError
-from router.estimators.head import Head, cross_predict
+from router.estimators.base import Estimator
 from router.evaluation.gate import KEEP, PROMOTE, REFUSED, Evidence, Rule, Ruling, decide
 from router.evaluation.signed_record import write_signed
+from router.off_policy.comparison import rewards_of
 from router.off_policy.paired_evidence import paired_evidence
+from router.off_policy.reward_model import reward_model
 from router.outcomes.decisions import Decisions
 from router.outcomes.faults import listed
 from router.outcomes.matrix import OutcomeMatrix
@@ -31,6 +33,7 @@ from router.pipelines.run_folder import output_folder, run_folder, shown
 from router.pipelines.train import query_hash
 from router.pipelines.values import fits, share, text_or_null, whole_number
 from router.policies.expected import Expected
+from router.prediction import Prediction
 from router.tracking.tracker import FinishedRun, Tracker
 
 EXIT_CODES = {PROMOTE: 0, KEEP: 1, REFUSED: 2}
@@ -47,7 +50,7 @@ def gate(config: DictConfig) -> None:
     rule, signer = _rule(config), _signer(config)
     name = text_or_null(config, "name")
     least_ess = whole_number(config, "least_ess", least=0)
-    reward_model = Head(build(config.estimator, "estimator"), build(config.cost, "cost"))
+    estimator: Estimator = build(config.estimator, "estimator")
     tracker: Tracker = build(config.tracking, "tracking")
     data, split_by = build(config.data, "data"), build(config.split, "split")
     tracker.prepare()
@@ -63,7 +66,7 @@ def gate(config: DictConfig) -> None:
         if _knows(one, outcomes, test)
     )
     if (test.observed.sum(axis=1) == 1).all():
-        evidence = of_log(candidate, incumbent, test, reward_model, least_ess, faults)
+        evidence = of_log(candidate, incumbent, test, estimator, least_ess, faults)
     else:
         evidence = of_table(candidate, incumbent, test, faults)
     ruling = decide(evidence, rule)
@@ -146,7 +149,7 @@ def of_log(
     candidate: Contender,
     incumbent: Contender,
     test: OutcomeMatrix,
-    reward_model: Head,
+    estimator: Estimator,
     least_ess: float,
     faults: tuple[str, ...],
 ) -> Evidence:
@@ -169,7 +172,17 @@ def of_log(
         if router is None
         else encode_cached(router, test.prompts, "Embedding for the reward model")
     )
-    model = cross_predict(reward_model, vectors, test, FOLDS)
+    predicted = {
+        name: reward_model(estimator, vectors, decisions, reward, FOLDS)
+        for name, reward in rewards_of(decisions).items()
+    }
+    model = Prediction(
+        decisions.candidates,
+        predicted["quality"],
+        np.zeros_like(predicted["quality"]),
+        predicted.get("cost"),
+        predicted.get("latency"),
+    )
     plans = candidate.probabilities(test), incumbent.probabilities(test)
     return paired_evidence(decisions, *plans, model, least_ess, faults)
 

@@ -44,6 +44,11 @@ class Policy(ABC):
         policy asks several together."""
         return one_hot(chosen, len(prediction.candidates))
 
+    def asks_several(self, prediction: Prediction) -> bool:
+        """Whether some query's answer is a vote, so that no single answer's outcome is its own."""
+        votes = self.votes(prediction, self.probabilities(prediction).argmax(axis=1))
+        return bool(((votes > 0).sum(axis=1) > 1).any())
+
     def expected(
         self,
         prediction: Prediction,
