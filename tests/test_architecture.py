@@ -18,7 +18,7 @@ FLOORS: list[set[str]] = [
     {"outcomes", "encoding"},
     {"estimators", "policies"},
     {"evaluation", "tracking"},
-    {"off_policy", "routability"},
+    {"off_policy", "routability", "drift"},
     {"artifact"},
     {"pipelines", "serving"},
     {"cli"},
