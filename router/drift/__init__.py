@@ -1,0 +1,1 @@
+"""Has anything moved since the router was trained?"""
