@@ -92,8 +92,8 @@ class Comparison:
     kind: vectors, tasks, score, cost, bias or error. of: the candidate, or the router's choice.
     reference, recent: its means, NaN where the figure is of both tables together.
     shift: what is held against `smallest`: the AUC, the stability index, or the difference (of
-        cost: as a share), of score, cost and error on the recent tasks' shares. Its ends are missed with
-        probability alpha / 2 each.
+        cost: as a share), of score, cost and error on the recent tasks' shares. Its ends are missed
+        with probability alpha / 2 each.
     by_queries: what other shares of the tasks change in a score, cost or error; else NaN.
     statistic, p, p_adjusted: of "nothing moved", adjusted for all comparisons that could be made.
     finding: "drift" where p_adjusted is at most alpha and the shift at least `smallest`; "no drift"
