@@ -22,11 +22,12 @@ from router.prediction import Prediction
 
 DRIFT, NO_DRIFT, CANNOT_TELL = "drift", "no drift", "cannot tell"
 CHOICE = "router's choice"
-# What a comparison of some kinds is about.
+OF_QUERIES, OF_OUTCOMES = ("vectors", "tasks"), ("score", "cost", "bias", "error")
+# What a shift of some kinds says.
 SUBJECTS = {
-    "the queries changed": ("vectors", "tasks"),
-    "the models' scores or costs changed": ("score", "cost"),
-    "the predictions' errors changed": ("bias", "error"),
+    "the queries changed": OF_QUERIES,
+    "the models' scores or costs changed": OF_OUTCOMES[:2],
+    "the predictions' errors changed": OF_OUTCOMES[2:],
 }
 
 
@@ -94,7 +95,8 @@ class Comparison:
     shift: what is held against `smallest`: the AUC, the stability index, or the difference (of
         cost: as a share), of score, cost and error on the recent tasks' shares. Its ends are missed
         with probability alpha / 2 each.
-    by_queries: what other shares of the tasks change in a score, cost or error; else NaN.
+    by_queries: what other shares of the tasks change in a score, cost or error; NaN
+        where they are not told apart.
     statistic, p, p_adjusted: of "nothing moved", adjusted for all comparisons that could be made.
     finding: "drift" where p_adjusted is at most alpha and the shift at least `smallest`; "no drift"
         where the interval rules such a shift out; else "cannot tell".
@@ -135,8 +137,9 @@ class Comparison:
 
 @dataclass(frozen=True, eq=False)
 class Drift:
-    """decision: drift, no drift or cannot tell. sentence: which and why. tasks, separation: None
-    where there were too few queries, or no tasks."""
+    """decision: drift; else cannot tell, where no figure of the queries, or none of the outcomes,
+    is certain; else no drift. sentence: which and why. tasks, separation: None where there were too
+    few queries, or no tasks."""
 
     decision: str
     sentence: str
@@ -268,8 +271,6 @@ def _of_calibration(
             shift = outcome_shift(
                 before, now, within, groups, rule.least_groups, tail=rule.alpha / 2
             )
-            if kind == "bias":
-                shift = replace(shift, by_queries=math.nan)
             found.append(_comparison(kind, name, shift, rule))
     return found
 
@@ -298,15 +299,19 @@ def _with_findings(found: list[Comparison], alpha: float) -> list[Comparison]:
 
 def _verdict(found: list[Comparison]) -> tuple[str, str]:
     moved = [one for one in found if one.finding == DRIFT]
-    open_ = sum(one.finding == CANNOT_TELL for one in found)
     count = f"{len(moved)} of {len(found)} figures"
     if not moved:
-        if open_ == len(found):
-            return CANNOT_TELL, f"None of {len(found)} figures is certain enough to tell."
-        doubt = f"; {open_} of them could hide one, as they are uncertain" if open_ else ""
+        unsure = [one for one in found if one.finding == CANNOT_TELL]
+        for side, kinds in (("queries", OF_QUERIES), ("outcomes", OF_OUTCOMES)):
+            figures = [one for one in found if one.kind in kinds]
+            if all(one in unsure for one in figures):
+                obstacle, *others = {one.obstacle for one in figures}
+                why = f": {obstacle}" if obstacle and not others else ""
+                return CANNOT_TELL, f"No figure of the {side} is certain enough{why}."
+        doubt = f"; {len(unsure)} of them could hide one, as they are uncertain" if unsure else ""
         return NO_DRIFT, f"No shift of interest is seen in {len(found)} figures{doubt}."
-    kinds = {one.kind for one in moved}
-    what = [subject for subject, of in SUBJECTS.items() if kinds & set(of)]
+    moved_kinds = {one.kind for one in moved}
+    what = [subject for subject, of in SUBJECTS.items() if moved_kinds & set(of)]
     told = f"{', '.join(what[:-1])} and {what[-1]}" if len(what) > 1 else what[0]
-    figures = "; ".join(one.sentence for one in moved)
-    return DRIFT, f"{told[0].upper()}{told[1:]}, in {count}: {figures}."
+    sentences = "; ".join(one.sentence for one in moved)
+    return DRIFT, f"{told[0].upper()}{told[1:]}, in {count}: {sentences}."

@@ -46,9 +46,10 @@ class Strata:
 class OutcomeShift:
     """One number of one candidate in both tables.
 
-    reference, recent: its means. shift: recent less reference, or the change as a share of the
-        reference, on the tasks' shares in the recent table: what is left of it if the queries are
-        of the same tasks. by_queries: what the tasks' shares alone change, likewise.
+    reference, recent: its means.
+    shift: recent less reference, or the change as a share of the reference, both on the tasks'
+        shares in the recent table.
+    by_queries: likewise, what the tasks' shares alone change; NaN where all is one stratum.
     p, t: of the hypothesis that there is no shift. effective: independent queries on both sides.
     obstacle: why it cannot be judged; None where it can.
     """
@@ -122,7 +123,7 @@ def outcome_shift(
         reference=whole[0],
         recent=whole[1],
         shift=shift,
-        by_queries=by_queries,
+        by_queries=by_queries if strata.count > 1 else math.nan,
         t=estimate.t(),
         p=estimate.p_other_than_zero,
         effective=effective,

@@ -111,6 +111,11 @@ def aligned(outcomes: OutcomeMatrix, candidates: tuple[str, ...], node: str) -> 
     candidate that the artifact does not know.
     """
     extra = [name for name in outcomes.candidates if name not in candidates]
+    if len(extra) == len(outcomes.candidates):
+        raise RouterError(
+            f"{node}: none of its models ({', '.join(extra)}) is one that the artifact may choose "
+            f"({', '.join(candidates)}); give the table or log of this router."
+        )
     if extra:
         raise RouterError(
             f"{node}: the artifact does not know {', '.join(extra)}; leave it out with "
