@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from router.errors import RouterError
 from router.estimators import Marginal, Partition, Ridge
 from router.evaluation.bootstrap import Bootstrap, Interval
+from router.evaluation.metrics import effective_decisions
 from router.off_policy.comparison import compare
 from router.off_policy.diagnostics import (
     Overlap,
     by_candidate,
     by_task,
     calibration,
-    effective_decisions,
     estimated_propensities,
     miscalibrated,
     recomputed,

@@ -30,7 +30,7 @@ from router.estimators import Partition, Ridge
 from router.estimators.head import Head, cross_predict
 from router.evaluation.bootstrap import Bootstrap
 from router.evaluation.gate import PROMOTE, REFUSED, Evidence, Rule, decide
-from router.off_policy.diagnostics import effective_decisions
+from router.evaluation.metrics import effective_decisions
 from router.off_policy.paired_evidence import paired_evidence
 from router.off_policy.replay import replay
 from router.off_policy.reward_model import reward_model

@@ -26,6 +26,7 @@ from router.evaluation.frontier import (
 from router.evaluation.metrics import (
     brier,
     cost_save,
+    effective_decisions,
     expected_calibration_error,
     oracle_gap_closed,
     perf_gain,
@@ -33,7 +34,7 @@ from router.evaluation.metrics import (
 )
 from router.evaluation.tables import frontier_table, prediction_table, task_table
 from router.evaluation.two_candidates import performance_gap_recovered, two_candidate_metrics
-from router.evaluation.verdict import MARGIN, Verdict, judge
+from router.evaluation.verdict import LEAST_EFFECTIVE, MARGIN, Verdict, judge
 from router.outcomes.matrix import OutcomeMatrix
 from router.policies import Policy, draw, uniform_of
 from router.policies.expected import Expected
@@ -42,9 +43,6 @@ from router.prediction import Prediction
 log = logging.getLogger(__name__)
 
 LEAST_QUERIES = 5
-LEAST_EFFECTIVE = (
-    200  # effective decisions, below which an off-policy interval is not to be trusted
-)
 FULL_INFORMATION = {"kind": "full information"}
 
 
@@ -174,9 +172,8 @@ def evaluate(
 class OffPolicyEvidence:
     """What a decision log tells of a plan that is not its own.
 
-    decisions: of the log's test side. effective_decisions: (sum w)^2 / sum w^2 of the weights w =
-        plan's probability / propensity, the number of decisions that would tell as much had the
-        plan made them itself.
+    decisions: of the log's test side. effective_decisions: by the weights plan's probability /
+        propensity.
     """
 
     decisions: int
@@ -187,7 +184,7 @@ class OffPolicyEvidence:
         return (
             f"The log decides too seldom as the router would: {self.decisions:,} decisions are "
             f"worth {self.effective_decisions:.0f} of its own, and a verdict needs "
-            f"{LEAST_EFFECTIVE}; log more, or explore more."
+            f"{LEAST_EFFECTIVE:.0f}; log more, or explore more."
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -211,9 +208,8 @@ def _evidence(
             f"{len(test)} decisions on the test side; at least {LEAST_QUERIES} are needed."
         )
     weight = np.where(test.observed, stands_for * policy.probabilities(prediction), 0.0).sum(axis=1)
-    whole = float((weight**2).sum())
-    effective = float(weight.sum()) ** 2 / whole if whole > 0 else 0.0
-    return OffPolicyEvidence(len(test), effective), completed(prediction, test), prediction
+    evidence = OffPolicyEvidence(len(test), effective_decisions(weight))
+    return evidence, completed(prediction, test), prediction
 
 
 def _fully_observed(

@@ -56,3 +56,10 @@ def expected_calibration_error(predicted: np.ndarray, score: np.ndarray) -> floa
     edges = np.unique(np.quantile(predicted, inner))
     _, bins = np.unique(np.searchsorted(edges, predicted), return_inverse=True)
     return float(np.abs(np.bincount(bins, predicted - score)).sum() / len(predicted))
+
+
+def effective_decisions(weight: np.ndarray) -> float:
+    """(sum w)^2 / sum w^2 of the weights of logged decisions: how many decisions of its own would
+    tell as much of a policy (Kish 1965); 0 where all weights are."""
+    squares = float((weight**2).sum())
+    return float(weight.sum()) ** 2 / squares if squares > 0 else 0.0

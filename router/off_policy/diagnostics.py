@@ -11,6 +11,7 @@ from scipy.stats import norm
 from sklearn.linear_model import LogisticRegression
 
 from router.errors import RouterError
+from router.evaluation.metrics import effective_decisions
 from router.off_policy.values import importance_weights
 from router.outcomes.decisions import Decisions
 from router.outcomes.matrix import OutcomeMatrix
@@ -62,12 +63,6 @@ class Overlap:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def effective_decisions(weight: np.ndarray) -> float:
-    """(sum w)^2 / sum w^2; 0 where all weights are."""
-    squares = float((weight**2).sum())
-    return float(weight.sum()) ** 2 / squares if squares > 0 else 0.0
 
 
 def covered(decisions: Decisions) -> np.ndarray:

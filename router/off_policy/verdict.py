@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from router.evaluation.bootstrap import Interval
-from router.evaluation.metrics import ROUNDING
-from router.evaluation.verdict import MARGIN, Verdict
-from router.off_policy.diagnostics import Overlap, effective_decisions
+from router.evaluation.metrics import ROUNDING, effective_decisions
+from router.evaluation.verdict import LEAST_EFFECTIVE, MARGIN, Verdict
+from router.off_policy.diagnostics import Overlap
 
-LEAST_EFFECTIVE = 200.0
 MOST_UNCOVERED = 0.01
 FURTHEST = 0.25  # of the mean weight from 1: 3.5 standard errors where 200 decisions are effective
 LEAST_DIFFERENT = 50.0
