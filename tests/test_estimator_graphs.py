@@ -188,6 +188,7 @@ def test_a_float32_threshold_sends_every_float32_where_the_float64_does(
 
 
 @given(singles, st.sampled_from([-1, 0, 1]))
+@example(-3.4028234663852886e38, -1)
 def test_a_float32_threshold_is_exact_beside_a_float32(value: float, step: int) -> None:
     threshold = float(np.nextafter(value, np.inf * step)) if step else value
     assert (value <= threshold) == (value <= float32_at_most(threshold))

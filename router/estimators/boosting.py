@@ -213,8 +213,8 @@ def _threshold(threshold: float) -> float:
 
 def float32_at_most(threshold: float) -> float:
     """For float32 x, x <= threshold holds exactly where x <= this float32 holds."""
-    with np.errstate(over="ignore"):
-        rounded = np.float32(threshold)  # beyond float32's range it is infinite
-    if float(rounded) > threshold:
-        rounded = np.nextafter(rounded, np.float32(-np.inf))
+    with np.errstate(over="ignore"):  # beyond float32's range it is infinite
+        rounded = np.float32(threshold)
+        if float(rounded) > threshold:
+            rounded = np.nextafter(rounded, np.float32(-np.inf))
     return float(rounded)
