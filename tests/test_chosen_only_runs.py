@@ -103,7 +103,7 @@ def test_the_frontier_of_a_log_is_near_the_truth() -> None:
     logged = evaluate(log, prediction, policy, baselines, resamples=200).metrics
     assert full["evidence"] == {"kind": "full information"}
     assert logged["evidence"]["kind"] == "off-policy, doubly robust"
-    assert 200 < logged["evidence"]["effective_decisions"] < len(log)
+    assert 200 < logged["evidence"]["effective"] < len(log)
     for figure in ("quality", "cost", "aiq"):
         told, truth = logged["router"][figure], full["router"][figure]["value"]
         half = (told["high"] - told["low"]) / 2
@@ -126,13 +126,37 @@ def test_the_budget_is_met_on_doubly_robust_costs() -> None:
     assert spent.mean() == pytest.approx(0.002, rel=1e-9)
 
 
-def test_few_effective_decisions_decide_nothing() -> None:
+@pytest.mark.parametrize(
+    ("chance", "best", "others", "why"),
+    [
+        ([0.01, 0.01, 0.98], "large", 0, "of the router's own, and at least 200 are asked for"),
+        ([0.5, 0.5, 0.0], "small", 0, "100.0% of the router's choices are such as the log never"),
+        ([0.6, 0.3, 0.1], "large", 20, "where the two policies differ, and at least 50 are asked"),
+    ],
+    ids=["few of its own", "never chosen", "few that differ"],
+)
+def test_a_log_that_tells_too_little_decides_nothing(
+    chance: list[float], best: str, others: int, why: str
+) -> None:
+    """The router asks `best`, and medium on the first `others` queries."""
     outcomes = make_problem(N)[1]
-    log = replay(outcomes, np.tile([0.01, 0.01, 0.98], (N, 1)))
+    log = replay(outcomes, np.tile(chance, (N, 1)))
+    quality = np.tile([0.9 if name == best else 0.1 for name in outcomes.candidates], (N, 1))
+    quality[:others, outcomes.candidates.index("medium")] = 1.0
+    prediction = replace(wrong_prediction(outcomes), quality=quality)
+    evaluation = evaluate(log, prediction, Utility(), Baselines.fit(outcomes, Utility()))
+    assert evaluation.verdict.decision == "cannot tell"
+    assert why in evaluation.verdict.sentence
+    assert "the target" not in evaluation.verdict.sentence
+
+
+def test_a_log_of_certain_choices_decides_nothing_of_others() -> None:
+    outcomes = make_problem(N)[1]
+    log = replay(outcomes, np.eye(3)[np.arange(N) % 3])
     prediction = replace(wrong_prediction(outcomes), quality=np.tile([0.9, 0.5, 0.1], (N, 1)))
     evaluation = evaluate(log, prediction, Utility(), Baselines.fit(outcomes, Utility()))
     assert evaluation.verdict.decision == "cannot tell"
-    assert "log more, or explore more" in evaluation.verdict.sentence
+    assert "The log left nothing to chance" in evaluation.verdict.sentence
 
 
 def test_a_vote_cannot_be_judged_from_one_answer_a_query() -> None:

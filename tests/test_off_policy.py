@@ -15,9 +15,14 @@ from router.errors import RouterError
 from router.estimators import Marginal, Partition, Ridge
 from router.evaluation.bootstrap import Bootstrap, Interval
 from router.evaluation.metrics import effective_decisions
+from router.evaluation.overlap import (
+    Overlap,
+    difference_refusal,
+    importance_weights,
+    refusal,
+)
 from router.off_policy.comparison import compare
 from router.off_policy.diagnostics import (
-    Overlap,
     by_candidate,
     by_task,
     calibration,
@@ -33,12 +38,11 @@ from router.off_policy.values import (
     Reweighted,
     best_limit,
     doubly_robust,
-    importance_weights,
     shrunken_doubly_robust,
     switch_doubly_robust,
     values,
 )
-from router.off_policy.verdict import difference_refusal, judge_against_log, refusal
+from router.off_policy.verdict import judge_against_log
 from router.outcomes.decisions import Decisions
 from router.outcomes.matrix import OutcomeMatrix
 

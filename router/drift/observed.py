@@ -29,17 +29,11 @@ class Observed:
     selected: str | None = None
 
 
-def is_decision_log(outcomes: OutcomeMatrix) -> bool:
-    """Whether every query has one outcome alone. In a table with several outcomes of some queries
-    those that lack are taken to lack at random."""
-    return bool((outcomes.observed.sum(axis=1) == 1).all())
-
-
 def of_candidate(outcomes: OutcomeMatrix, values: np.ndarray, candidate: int) -> Observed:
     """values: (n, m), NaN where nothing was observed."""
     column = values[:, candidate]
     seen = ~np.isnan(column)
-    if not is_decision_log(outcomes):
+    if not outcomes.chosen_only:
         return Observed(column, seen.astype(float))
     stands_for = outcomes.inverse_propensity
     if stands_for is None:
@@ -53,7 +47,7 @@ def of_choice(
 ) -> Observed:
     """The mean of values (n, m) over what the policy would choose, likewise."""
     chance = policy.probabilities(prediction)
-    if not is_decision_log(outcomes):
+    if not outcomes.chosen_only:
         known = ~np.isnan(values).any(axis=1)
         return Observed((chance * values).sum(axis=1), known.astype(float))
     rows, chosen = np.arange(len(outcomes)), outcomes.observed.argmax(axis=1)

@@ -15,6 +15,7 @@ import pandas as pd
 from scipy.special import stdtr, stdtrit
 
 from router.evaluation.bootstrap import Interval
+from router.evaluation.metrics import effective_decisions
 from router.outcomes.grouping import group_queries
 from router.outcomes.matrix import OutcomeMatrix
 
@@ -69,9 +70,7 @@ def joint_groups(reference: OutcomeMatrix, recent: OutcomeMatrix) -> np.ndarray:
 def effective_groups(weights: np.ndarray, groups: np.ndarray) -> float:
     """(sum w)^2 / sum w^2 of the weights by group: how many independent queries of equal weight
     tell as much. weights, groups: (n,)."""
-    weight = np.bincount(groups, weights)
-    squares = float((weight**2).sum())
-    return float(weight.sum()) ** 2 / squares if squares > 0 else 0.0
+    return effective_decisions(np.bincount(groups, weights))
 
 
 def clustered_variance(influence: np.ndarray, groups: np.ndarray) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,15 +26,21 @@ from router.evaluation.frontier import (
 from router.evaluation.metrics import (
     brier,
     cost_save,
-    effective_decisions,
     expected_calibration_error,
     oracle_gap_closed,
     perf_gain,
     routerarena_score,
 )
+from router.evaluation.overlap import (
+    Overlap,
+    difference_refusal,
+    importance_weights,
+    refusal,
+)
 from router.evaluation.tables import frontier_table, prediction_table, task_table
 from router.evaluation.two_candidates import performance_gap_recovered, two_candidate_metrics
-from router.evaluation.verdict import LEAST_EFFECTIVE, MARGIN, Verdict, judge
+from router.evaluation.verdict import MARGIN, Verdict, judge
+from router.outcomes.decisions import Decisions
 from router.outcomes.matrix import OutcomeMatrix
 from router.policies import Policy, draw, uniform_of
 from router.policies.expected import Expected
@@ -43,7 +49,7 @@ from router.prediction import Prediction
 log = logging.getLogger(__name__)
 
 LEAST_QUERIES = 5
-FULL_INFORMATION = {"kind": "full information"}
+FULL_INFORMATION: dict[str, Any] = {"kind": "full information"}
 
 
 @dataclass(frozen=True)
@@ -89,8 +95,8 @@ def evaluate(
 
     Raises RouterError where fewer than five queries can be judged.
     """
-    evidence, test, prediction = _evidence(test, prediction, policy)
-    full = evidence is None
+    decisions, test, prediction = _evidence(test, prediction, policy)
+    full = decisions is None
     probabilities = policy.probabilities(prediction)
     bootstrap = Bootstrap(test.groups, resamples)
     expected = {
@@ -133,16 +139,20 @@ def evaluate(
     if full and len(test.candidates) == 2:
         router |= _two_candidates(prediction, test, baselines.best_single, means["router"])
 
-    if evidence is not None and evidence.effective_decisions < LEAST_EFFECTIVE:
-        verdict = Verdict("cannot tell", evidence.sentence)
-    else:
-        verdict = judge(gains["best single"], saving, baselines.best_single, margin)
+    verdict = judge(gains["best single"], saving, baselines.best_single, margin)
+    evidence = FULL_INFORMATION
+    if decisions is not None:
+        overlap = Overlap.of(decisions, probabilities)
+        evidence = {"kind": "off-policy, doubly robust", **overlap.to_dict()}
+        refused = _refusal(decisions, probabilities, baselines.best_single)
+        if refused is not None:
+            verdict = Verdict("cannot tell", f"{refused}.")
     votes = policy.votes(prediction, draw(probabilities, uniform_of(test.prompts)))
     drawn = votes.argmax(axis=1)
     chosen = {"best single": baselines.best_single, "cheapest": baselines.cheapest}
     metrics = {
         "queries": len(test),
-        "evidence": FULL_INFORMATION if evidence is None else evidence.to_dict(),
+        "evidence": evidence,
         "verdict": verdict.to_dict(),
         "router": {**judged["router"], **router},
         "baselines": {
@@ -168,35 +178,12 @@ def evaluate(
     )
 
 
-@dataclass(frozen=True)
-class OffPolicyEvidence:
-    """What a decision log tells of a plan that is not its own.
-
-    decisions: of the log's test side. effective_decisions: by the weights plan's probability /
-        propensity.
-    """
-
-    decisions: int
-    effective_decisions: float
-
-    @property
-    def sentence(self) -> str:
-        return (
-            f"The log decides too seldom as the router would: {self.decisions:,} decisions are "
-            f"worth {self.effective_decisions:.0f} of its own, and a verdict needs "
-            f"{LEAST_EFFECTIVE:.0f}; log more, or explore more."
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"kind": "off-policy, doubly robust", **asdict(self)}
-
-
 def _evidence(
     test: OutcomeMatrix, prediction: Prediction, policy: Policy
-) -> tuple[OffPolicyEvidence | None, OutcomeMatrix, Prediction]:
-    """(None where the outcomes are known, the queries to judge, their prediction)."""
-    stands_for = test.inverse_propensity
-    if stands_for is None or len(test.candidates) == 1:
+) -> tuple[Decisions | None, OutcomeMatrix, Prediction]:
+    """(The decisions of a log, None where the outcomes are known; the queries to judge; their
+    prediction)."""
+    if test.inverse_propensity is None or len(test.candidates) == 1:
         return (None, *_fully_observed(test, prediction))
     if policy.asks_several(prediction):
         raise RouterError(
@@ -207,9 +194,20 @@ def _evidence(
         raise RouterError(
             f"{len(test)} decisions on the test side; at least {LEAST_QUERIES} are needed."
         )
-    weight = np.where(test.observed, stands_for * policy.probabilities(prediction), 0.0).sum(axis=1)
-    evidence = OffPolicyEvidence(len(test), effective_decisions(weight))
-    return evidence, completed(prediction, test), prediction
+    return Decisions.of(test), completed(prediction, test), prediction
+
+
+def _refusal(decisions: Decisions, router: np.ndarray, best_single: str) -> str | None:
+    """Why the log cannot carry a verdict, as in the gate; None where it can.
+
+    router: (n, m) probabilities."""
+    always = np.eye(len(decisions.candidates))[decisions.candidates.index(best_single)]
+    plans = {"the router": router, best_single: np.tile(always, (len(decisions), 1))}
+    for name, plan in plans.items():
+        refused = refusal(Overlap.of(decisions, plan))
+        if refused is not None:
+            return refused.replace("the target", name)
+    return difference_refusal(*(importance_weights(decisions, plan) for plan in plans.values()))
 
 
 def _fully_observed(

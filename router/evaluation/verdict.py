@@ -8,7 +8,6 @@ from router.evaluation.bootstrap import Interval
 from router.evaluation.metrics import ROUNDING
 
 MARGIN = 0.01
-LEAST_EFFECTIVE = 200.0  # effective decisions, below which a log's interval is not to be trusted
 
 
 @dataclass(frozen=True)

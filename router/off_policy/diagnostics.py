@@ -1,9 +1,6 @@
-"""How far a log can carry what it is asked: weights, overlap, and whether its propensities hold."""
+"""What a log has of each candidate and task, and whether its propensities hold."""
 
 from __future__ import annotations
-
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,67 +9,14 @@ from sklearn.linear_model import LogisticRegression
 
 from router.errors import RouterError
 from router.evaluation.metrics import effective_decisions
-from router.off_policy.values import importance_weights
+from router.evaluation.overlap import covered, importance_weights
 from router.outcomes.decisions import Decisions
 from router.outcomes.matrix import OutcomeMatrix
 from router.outcomes.splits import grouped_folds
 
-TOP = 0.01  # share of the decisions that the heaviest are
 ALIKE = 1e-6  # a propensity that is computed again may differ by this much
 LEAST_PROPENSITY = 1e-3  # an estimated one below this would be made up of the model's tail
-CERTAIN = 1 - 1e-9  # a choice of this probability leaves none to the others
 FEW = 5  # expected choices, below which a candidate's count tells nothing of its propensity
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """The log as evidence on one target policy.
-
-    decisions: n. effective: (sum w)^2 / sum w^2 of the weights, the number of decisions of its own
-        that would tell as much (Kish 1965). mean_weight: near 1 where propensities are right and
-        cover the target. largest_weight, share_of_heaviest: the greatest weight, and the share of
-        all weight on the heaviest 1 % of the decisions.
-    uncovered: share of the target's choices that the log never makes: propensity 0, or not told
-        and the candidate never chosen.
-    deterministic: every choice was made with probability 1.
-    """
-
-    decisions: int
-    effective: float
-    mean_weight: float
-    largest_weight: float
-    share_of_heaviest: float
-    uncovered: float
-    deterministic: bool
-
-    @classmethod
-    def of(cls, decisions: Decisions, target: np.ndarray) -> Overlap:
-        """target: (n, m) probability of each candidate."""
-        weight = importance_weights(decisions, target)
-        heaviest = np.sort(weight)[::-1][: max(1, round(TOP * len(weight)))]
-        total = float(weight.sum())
-        return cls(
-            decisions=len(weight),
-            effective=effective_decisions(weight),
-            mean_weight=float(weight.mean()),
-            largest_weight=float(weight.max()),
-            share_of_heaviest=float(heaviest.sum()) / total if total > 0 else float("nan"),
-            uncovered=float((target * ~covered(decisions)).sum(axis=1).mean()),
-            deterministic=bool((decisions.propensity >= CERTAIN).all()),
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def covered(decisions: Decisions) -> np.ndarray:
-    """(n, m) whether the log may choose the candidate there; where it does not tell, whether it
-    ever chose it and was not certain of another."""
-    observed = decisions.outcomes.observed
-    open_to_others = (decisions.propensity < CERTAIN)[:, None] | observed
-    told = ~np.isnan(decisions.propensities)
-    may = np.where(told, decisions.propensities > 0, observed.any(axis=0))
-    return np.asarray(may & open_to_others)
 
 
 def by_candidate(decisions: Decisions, target: np.ndarray) -> pd.DataFrame:
@@ -178,7 +122,7 @@ def estimated_propensities(
 
     Raises RouterError where a query has several outcomes, or only one candidate was ever chosen.
     """
-    if not (outcomes.observed.sum(axis=1) == 1).all():
+    if not outcomes.chosen_only:
         raise RouterError(
             "Propensities can be estimated of a log with one outcome per query alone; judge a "
             "full table with router evaluate."

@@ -230,7 +230,7 @@ def seen_weights(outcomes: OutcomeMatrix) -> np.ndarray:
     Raises RouterError where a log of decisions has no propensities, or a candidate no outcome.
     """
     seen = outcomes.observed.astype(float)
-    if (outcomes.observed.sum(axis=1) == 1).all():
+    if outcomes.chosen_only:
         decisions = Decisions.of(outcomes)
         return np.asarray(seen / decisions.propensity[:, None])
     shares = seen.mean(axis=0)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from router.evaluation.gate import Evidence
-from router.off_policy.diagnostics import Overlap
-from router.off_policy.values import Reweighted, doubly_robust, importance_weights
-from router.off_policy.verdict import difference_refusal, refusal
+from router.evaluation.overlap import (
+    Overlap,
+    difference_refusal,
+    importance_weights,
+    refusal,
+)
+from router.off_policy.values import Reweighted, doubly_robust
 from router.outcomes.decisions import Decisions
 from router.prediction import Prediction
 

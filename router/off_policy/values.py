@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from router.errors import RouterError
+from router.evaluation.overlap import importance_weights
 from router.outcomes.decisions import Decisions
 
 METHODS = ("DM", "IPS", "SNIPS", "DR", "Switch-DR", "DRos")
@@ -65,11 +66,6 @@ class Reweighted:
     def residual(self) -> np.ndarray:
         """(n,) what the decision earned beyond what was predicted of it."""
         return self.reward - self.model[np.arange(len(self.model)), self.chosen]
-
-
-def importance_weights(decisions: Decisions, target: np.ndarray) -> np.ndarray:
-    """(n,) target's probability of the chosen candidate over its propensity."""
-    return np.asarray(target[np.arange(len(decisions)), decisions.chosen] / decisions.propensity)
 
 
 def direct_method(seen: Reweighted) -> np.ndarray:

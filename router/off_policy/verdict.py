@@ -5,58 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from router.evaluation.bootstrap import Interval
-from router.evaluation.metrics import ROUNDING, effective_decisions
-from router.evaluation.verdict import LEAST_EFFECTIVE, MARGIN, Verdict
-from router.off_policy.diagnostics import Overlap
-
-MOST_UNCOVERED = 0.01
-FURTHEST = 0.25  # of the mean weight from 1: 3.5 standard errors where 200 decisions are effective
-LEAST_DIFFERENT = 50.0
-
-
-def difference_refusal(weight: np.ndarray, other: np.ndarray) -> str | None:
-    """Why the log cannot compare two policies that share most of their choices, in one sentence;
-    None where it can. Whatever the weights of each, the difference rests on the few decisions at
-    which theirs differ.
-
-    weight, other: (n,) of the two.
-    """
-    told = effective_decisions(np.abs(weight - other))
-    if not 0 < told < LEAST_DIFFERENT:
-        return None
-    return (
-        f"{len(weight):,} decisions are worth {told:.0f} where the two policies differ, and at "
-        f"least {LEAST_DIFFERENT:.0f} are asked for; log more, or explore more"
-    )
-
-
-def refusal(
-    overlap: Overlap,
-    least_effective: float = LEAST_EFFECTIVE,
-    most_uncovered: float = MOST_UNCOVERED,
-) -> str | None:
-    """Why the log cannot judge the target, in one sentence; None where it can."""
-    if overlap.deterministic and (overlap.uncovered > 0 or overlap.mean_weight < 1 - ROUNDING):
-        return (
-            "The log left nothing to chance (every propensity is 1), so it cannot tell what "
-            "another choice would have earned; explore, and log that"
-        )
-    if overlap.uncovered > most_uncovered:
-        return (
-            f"{overlap.uncovered:.1%} of the target's choices are such as the log never made "
-            f"(at most {most_uncovered:.1%} are allowed); explore them, or route without"
-        )
-    if overlap.effective < least_effective:
-        return (
-            f"{overlap.decisions:,} decisions are worth {overlap.effective:.0f} of the target's "
-            f"own, and at least {least_effective:.0f} are asked for; log more, or explore more"
-        )
-    if abs(overlap.mean_weight - 1) > FURTHEST:
-        return (
-            f"The mean weight is {overlap.mean_weight:.2f}, far from 1: the log happens to lack "
-            "choices that the target makes, or its propensities are wrong; log more, or mend them"
-        )
-    return None
+from router.evaluation.metrics import ROUNDING
+from router.evaluation.verdict import MARGIN, Verdict
 
 
 def judge_against_log(

@@ -91,11 +91,16 @@ class OutcomeMatrix:
         return np.asarray(self.observed.all(axis=1))
 
     @property
+    def chosen_only(self) -> bool:
+        """Whether every query has one outcome alone, as in a log of decisions."""
+        return bool((self.observed.sum(axis=1) == 1).all())
+
+    @property
     def inverse_propensity(self) -> np.ndarray | None:
         """(n, m) how many decisions each observed outcome stands for: 1 / propensity in a log of
         the chosen candidates' outcomes alone; None where some query has several outcomes, or the
         propensity of a chosen candidate is not known."""
-        if self.propensity is None or not (self.observed.sum(axis=1) == 1).all():
+        if self.propensity is None or not self.chosen_only:
             return None
         propensity = np.where(self.observed, self.propensity, 1.0)
         return 1 / propensity if (propensity > 0).all() else None

@@ -92,7 +92,7 @@ def print_comparison(metrics: dict[str, Any]) -> None:
     if "decisions" in evidence:
         console.print(
             f"Evidence   {evidence['kind']}: {evidence['decisions']:,} logged decisions, worth "
-            f"{evidence['effective_decisions']:,.0f} of the router's own"
+            f"{evidence['effective']:,.0f} of the router's own"
         )
     named = {name: metrics["baselines"].get(name, {}) for name in ("best single", "cheapest")}
     models = [f"{name} is {of['candidate']}" for name, of in named.items() if of]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 
 from omegaconf import DictConfig, OmegaConf
@@ -11,6 +10,7 @@ from router.encoding.cache import encode_cached
 from router.encoding.encoder import learns
 from router.errors import RouterError
 from router.estimators.head import Head
+from router.json_record import text_of
 from router.outcomes.matrix import OutcomeMatrix
 from router.pipelines.console import console, print_outcomes
 from router.pipelines.diagnosis_report import markdown, print_report
@@ -54,8 +54,7 @@ def diagnose_log(config: DictConfig) -> str:
             **found.to_dict(),
             "seconds": time.monotonic() - started,
         }
-        text = json.dumps(metrics, indent=1, ensure_ascii=False, allow_nan=False)
-        (folder / "diagnose.json").write_text(text + "\n", encoding="utf-8")
+        (folder / "diagnose.json").write_text(text_of(metrics), encoding="utf-8")
         page = markdown(found, data.name, picture)
         (folder / "diagnose.md").write_text(page, encoding="utf-8")
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(config), encoding="utf-8")

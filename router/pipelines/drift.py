@@ -27,7 +27,6 @@ from router.drift.compare import (
     Smallest,
     compare,
 )
-from router.drift.observed import is_decision_log
 from router.drift.plot import plot_drift
 from router.drift.task_shift import TaskShift
 from router.encoding.cache import encode_cached
@@ -182,7 +181,7 @@ def _warn_of_other_reference(
 
 
 def _print_sizes(reference: OutcomeMatrix, held_out: OutcomeMatrix, recent: OutcomeMatrix) -> None:
-    what = "decisions" if is_decision_log(recent) else "queries"
+    what = "decisions" if recent.chosen_only else "queries"
     familiar = _familiar(reference, recent)
     console.print(
         f"Queries    {len(recent):,} recent {what} against {len(reference):,} of the reference "

@@ -69,6 +69,8 @@ def read_validation(path: Path, candidates: tuple[str, ...]) -> tuple[Prediction
     queries = table[[name for name in ("query_id", "task", "group") if name in table]].assign(
         prompt=["." * length for length in table["characters"]]
     )
+    if "group" not in queries:  # of an older run: every query is one
+        queries["group"] = np.arange(len(queries))
     outcomes = OutcomeMatrix(
         queries=queries,
         candidates=candidates,

@@ -65,7 +65,7 @@ def gate(config: DictConfig) -> None:
         for one in (candidate, incumbent)
         if _knows(one, outcomes, test)
     )
-    if (test.observed.sum(axis=1) == 1).all():
+    if test.chosen_only:
         evidence = of_log(candidate, incumbent, test, estimator, least_ess, faults)
     else:
         evidence = of_table(candidate, incumbent, test, faults)

@@ -13,11 +13,16 @@ from rich.text import Text
 
 from router.encoding.cache import encode_cached
 from router.evaluation.bootstrap import Interval
+from router.evaluation.overlap import (
+    Overlap,
+    difference_refusal,
+    importance_weights,
+    refusal,
+)
 from router.evaluation.verdict import Verdict
 from router.json_record import text_of
 from router.off_policy.comparison import Comparison, compare
 from router.off_policy.diagnostics import (
-    Overlap,
     by_candidate,
     by_task,
     calibration,
@@ -26,8 +31,8 @@ from router.off_policy.diagnostics import (
     recomputed,
 )
 from router.off_policy.plot import plot_values
-from router.off_policy.values import DECIDING, METHODS, importance_weights
-from router.off_policy.verdict import difference_refusal, judge_against_log, refusal
+from router.off_policy.values import DECIDING, METHODS
+from router.off_policy.verdict import judge_against_log
 from router.outcomes.decisions import Decisions
 from router.outcomes.matrix import OutcomeMatrix
 from router.pipelines.console import console, print_outcomes

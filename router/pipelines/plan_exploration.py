@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -12,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.table import Table
 
 from router.errors import RouterError
+from router.json_record import text_of
 from router.off_policy.exploration_plan import (
     NewCandidate,
     Plan,
@@ -67,8 +67,7 @@ def plan_exploration(config: DictConfig) -> None:
         "data": {"name": data.name, "sha256": outcomes.fingerprint, "queries": len(test)},
     }
     with run_folder(output_folder()) as folder:
-        text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
-        (folder / "plan.json").write_text(text + "\n", encoding="utf-8")
+        (folder / "plan.json").write_text(text_of(record), encoding="utf-8")
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(config), encoding="utf-8")
     _print(plans, least)
     console.print(f"Record     {shown(output_folder()) / 'plan.json'}")

@@ -275,9 +275,7 @@ def _seen(
             "none; have some of its queries answered by all candidates."
         )
     prediction, outcomes = prediction.take(known), outcomes.take(known)
-    # A finished run's validation.parquet may not tell groups: every query is one then.
-    grouped = "group" in outcomes.queries
-    groups = outcomes.groups if grouped else np.arange(len(outcomes))
+    groups = outcomes.groups
     yields = [each.expected(prediction, outcomes.scores, outcomes.cost) for each in settings]
     costs = [each.cost for each in yields if each.cost is not None]
     return (

@@ -88,13 +88,10 @@ class Guarded(Policy):
         alone = dataclasses.replace(self, width=math.inf, against=against, setting=setting)
         plans = [alone, *alone._deviating(self._widths(prediction), prediction, outcomes)]
         expected = [plan.expected(prediction, scores, cost) for plan in plans]
-        # A finished run's validation.parquet may not tell groups: every query is one then.
-        grouped = "group" in outcomes.queries
-        groups = outcomes.groups if grouped else np.arange(len(outcomes))
         column = prediction.candidates.index(against)
         gains = np.stack([plan.score - scores[:, column] for plan in expected])
         spent = np.array([0.0 if plan.cost is None else plan.cost.mean() for plan in expected])
-        chosen = self._admitted_and_chosen(gains, spent, groups)
+        chosen = self._admitted_and_chosen(gains, spent, outcomes.groups)
         if self.budget is not None or self.incumbent is not None or cost is None:
             return plans[chosen]
         # Settled, so that the lookups it is compared with may spend as much.

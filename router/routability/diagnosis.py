@@ -11,6 +11,7 @@ import pandas as pd
 
 from router.estimators.head import Head
 from router.evaluation.bootstrap import Bootstrap, Interval
+from router.evaluation.overlap import LEAST_EFFECTIVE
 from router.evaluation.verdict import Verdict
 from router.outcomes.matrix import OutcomeMatrix
 from router.routability.dominated import candidate_report
@@ -32,7 +33,6 @@ from router.routability.log_over_time import LogOverTime, log_over_time
 from router.routability.noise_ceiling import SplitHalf, luck_oracle, split_half
 
 FEWEST_JUDGED = 10  # groups of judged queries; fewer tell nothing
-FEWEST_EFFECTIVE = 200  # decisions in the log of another policy; fewer tell nothing certain
 SHUFFLED = "shuffled labels"
 ORACLE = "oracle"
 ORDER = (BEST, "cheapest", "random", "prompt length", TASK_LABELS, QUICK, ORACLE)
@@ -182,12 +182,12 @@ def diagnose(
             frontier,
             math.inf if neutral is None else neutral,
         )
-        if crossed.effective < FEWEST_EFFECTIVE and crossed.off_policy:
+        if crossed.effective < LEAST_EFFECTIVE and crossed.off_policy:
             verdict = Verdict(
                 "cannot tell",
                 f"the log decides too seldom as the quick router would: {len(judged):,} decisions "
                 f"are worth {crossed.effective:.0f} of its own, and a verdict needs "
-                f"{FEWEST_EFFECTIVE}.",
+                f"{LEAST_EFFECTIVE:.0f}.",
             )
         candidates = candidate_report(judged, bootstrap, oracle=not crossed.off_policy)
     return Diagnosis(

@@ -15,7 +15,7 @@ from router.evaluation.bootstrap import Bootstrap, Interval
 from router.evaluation.completed import completed
 from router.evaluation.crossfit import aiq_gain
 from router.evaluation.frontier import curve_of, quality_neutral_cost
-from router.evaluation.metrics import ROUNDING
+from router.evaluation.metrics import ROUNDING, effective_decisions
 from router.evaluation.verdict import Verdict
 from router.outcomes.matrix import OutcomeMatrix
 from router.outcomes.splits import grouped_folds
@@ -83,7 +83,7 @@ def cross_validate(
     if stands_for is not None:
         test = completed(prediction, outcomes)
         weight = (outcomes.observed * stands_for * Utility().probabilities(prediction)).sum(axis=1)
-        effective = float(weight.sum() ** 2 / max((weight**2).sum(), ROUNDING))
+        effective = effective_decisions(weight)
     place = np.full(len(outcomes), -1)
     place[judged] = np.arange(len(judged))
     rows, parts, best = [], [], []
