@@ -19,6 +19,8 @@ class Prediction:
     quality_se: (n, m) standard error of that mean.
     cost: (n, m) predicted USD of one answer, or None where the log knows no cost.
     latency: (n, m) predicted seconds of one answer, or None where the log knows no latency.
+    judged: (n, m) expected score of the candidate's own answer, by whoever has seen it (see Judge);
+        NaN where it has not been seen; None where nobody judges.
 
     Raises RouterError where a number is NaN or infinite: no policy can decide on it.
     """
@@ -28,6 +30,7 @@ class Prediction:
     quality_se: np.ndarray
     cost: np.ndarray | None = None
     latency: np.ndarray | None = None
+    judged: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         expected = (len(self.quality), len(self.candidates))
@@ -41,9 +44,21 @@ class Prediction:
                     f"The predicted {name} of {self.candidates[column]!r} is "
                     f"{values[row, column]} for query {row}; check the vectors and the estimator."
                 )
+        if self.judged is not None and self.judged.shape != expected:
+            raise ValueError(f"Prediction.judged has shape {self.judged.shape}, not {expected}")
 
     def __len__(self) -> int:
         return len(self.quality)
+
+    def select(self, columns: np.ndarray) -> Prediction:
+        """The prediction of the given candidates alone; columns: positions, or m True and False."""
+        names = tuple(np.array(self.candidates, dtype=object)[columns].tolist())
+
+        def of(values: np.ndarray | None) -> np.ndarray | None:
+            return None if values is None else values[:, columns]
+
+        quality, se = self.quality[:, columns], self.quality_se[:, columns]
+        return Prediction(names, quality, se, of(self.cost), of(self.latency), of(self.judged))
 
     def take(self, rows: np.ndarray | slice) -> Prediction:
         """The prediction of the given queries alone."""
@@ -53,4 +68,5 @@ class Prediction:
             quality_se=self.quality_se[rows],
             cost=None if self.cost is None else self.cost[rows],
             latency=None if self.latency is None else self.latency[rows],
+            judged=None if self.judged is None else self.judged[rows],
         )

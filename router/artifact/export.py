@@ -17,6 +17,7 @@ from router.artifact.manifest import FILES, MANIFEST, amend_manifest, write_mani
 from router.artifact.runtime import Router
 from router.errors import RouterError
 from router.estimators.head import Head
+from router.outcomes.matrix import OutcomeMatrix
 from router.policies import Policy
 from router.prediction import Prediction
 
@@ -121,16 +122,22 @@ def copy_artifact(
 
 
 def check_parity(
-    router: Router, head: Head, policy: Policy, vectors: np.ndarray, prediction: Prediction
+    router: Router,
+    head: Head,
+    policy: Policy,
+    vectors: np.ndarray,
+    prediction: Prediction,
+    outcomes: OutcomeMatrix | None = None,
 ) -> dict[str, Any]:
     """Training side and artifact on the same vectors: they must choose alike on every query.
 
     prediction: what the artifact said. Where both say the same numbers up to float32's rounding
     and yet choose otherwise, two candidates are tied, and either choice is right.
+    outcomes: of the same queries with their answers, where a judge reads them.
 
     Raises RouterError where a decision differs otherwise.
     """
-    trained = head.predict(vectors)
+    trained = head.predict(vectors, outcomes)
     ours, theirs = policy.probabilities(trained), router.policy.probabilities(prediction)
     # The shares of a mixture, or of a vote, follow the predictions and so their rounding.
     agree = np.isclose(ours, theirs, rtol=0, atol=ROUNDING).all(axis=1)
@@ -141,6 +148,9 @@ def check_parity(
     ):
         if said is not None and served is not None:
             alike &= np.isclose(said, served, rtol=ROUNDING, atol=0).all(axis=1)
+    if trained.judged is not None and prediction.judged is not None:
+        apart = np.abs(trained.judged - prediction.judged) > ROUNDING
+        alike &= ~apart.any(axis=1)
     wrong = np.flatnonzero(~agree & ~alike)
     if len(wrong):
         raise RouterError(

@@ -15,6 +15,7 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 from router.artifact.allow_list import decide_among, eligible_of
+from router.artifact.judge import AnswerJudge
 from router.artifact.manifest import price_version, read_manifest
 from router.encoding.query_features import query_features
 from router.errors import RouterError
@@ -87,6 +88,7 @@ class Router:
         self._encoder = _opened(_session, self.folder / "encoder.onnx")
         self._reads_features = "features" in {given.name for given in self._encoder.get_inputs()}
         self._head = _opened(_session, self.folder / "head.onnx")
+        self.judge: AnswerJudge | None = None
         if verify:
             self._verify()
 

@@ -14,22 +14,25 @@ from router.errors import RouterError
 from router.estimators.base import Estimator
 from router.estimators.cost import CostModel
 from router.estimators.graph import Graph
+from router.estimators.judge import Judge
 from router.outcomes.matrix import OutcomeMatrix
 from router.outcomes.splits import grouped_folds
 from router.prediction import Prediction
 
 
 class Head(BaseEstimator):
-    """Quality, cost and latency, learned apart, predicted together.
+    """Quality, cost and latency, learned apart, predicted together, and who judges answers.
 
     quality: estimator of the score.
     cost: estimator of the relative cost, and of the relative latency likewise (see CostModel);
         unused where the log knows neither.
+    judge: of the answers (see Judge), for cascades; None where nobody looks at them.
     """
 
-    def __init__(self, quality: Estimator, cost: Estimator):
+    def __init__(self, quality: Estimator, cost: Estimator, judge: Judge | None = None):
         self.quality = quality
         self.cost = cost
+        self.judge = judge
 
     def fit(self, X: np.ndarray, outcomes: OutcomeMatrix) -> Self:
         self.n_features_ = X.shape[1]
@@ -40,14 +43,20 @@ class Head(BaseEstimator):
         self.latency_ = None
         if outcomes.latency is not None:
             self.latency_ = CostModel(self.cost).fit(X, _seconds_as_cost(outcomes))
+        self.judge_ = None if self.judge is None else clone(self.judge).fit(X, outcomes)
         return self
 
-    def predict(self, X: np.ndarray) -> Prediction:
+    def predict(self, X: np.ndarray, outcomes: OutcomeMatrix | None = None) -> Prediction:
+        """outcomes: of the same queries; of them a judge reads the answers."""
         prediction = self.quality_.predict(X)
+        judged = None
+        if self.judge_ is not None and outcomes is not None:
+            judged = self.judge_.predict(X, outcomes)
         return replace(
             prediction,
             cost=None if self.cost_ is None else self.cost_.predict(X),
             latency=None if self.latency_ is None else self.latency_.predict(X),
+            judged=judged,
         )
 
     def to_onnx(self) -> onnx.ModelProto:
@@ -90,13 +99,16 @@ def cross_predict(
     quality, se = np.empty((n, m)), np.empty((n, m))
     cost = None if outcomes.cost is None else np.empty((n, m))
     latency = None if outcomes.latency is None else np.empty((n, m))
+    judged = None if head.judge is None else np.full((n, m), np.nan)
     folds = grouped_folds(outcomes.groups, n_folds, random_state)
     for fit_rows, held_out in tqdm(folds, "Cross-fitting", unit="fold", leave=False, disable=None):
         fitted = clone(head).fit(X[fit_rows], outcomes.take(fit_rows))
-        prediction = fitted.predict(X[held_out])
+        prediction = fitted.predict(X[held_out], outcomes.take(held_out))
         quality[held_out], se[held_out] = prediction.quality, prediction.quality_se
         if cost is not None and prediction.cost is not None:
             cost[held_out] = prediction.cost
         if latency is not None and prediction.latency is not None:
             latency[held_out] = prediction.latency
-    return Prediction(outcomes.candidates, quality, se, cost, latency)
+        if judged is not None and prediction.judged is not None:
+            judged[held_out] = prediction.judged
+    return Prediction(outcomes.candidates, quality, se, cost, latency, judged)

@@ -80,7 +80,9 @@ class Baselines:
 
     @classmethod
     def fit(cls, train: OutcomeMatrix, policy: Policy) -> Baselines:
-        """policy: the router's own, with its budget settled; each lookup is tuned to the same."""
+        """policy: the router's own, with its budget settled; each lookup is tuned to the same. Of a
+        cascade it is the router without, as a lookup sees no answers."""
+        policy = policy.without_answers()
         costs = train.mean_costs()
         lengths = _lengths(train)
         edges = np.unique(np.quantile(lengths, np.linspace(0, 1, LENGTH_BINS + 1)[1:-1]))

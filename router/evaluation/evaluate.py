@@ -103,6 +103,9 @@ def evaluate(
         "router": policy.expected(prediction, test.scores, test.cost, test.latency),
         **baselines.expected(test, probabilities, oracle=full),
     }
+    alone = policy.without_answers()
+    if alone is not policy:
+        expected["router alone"] = alone.expected(prediction, test.scores, test.cost, test.latency)
     quality = {name: plan.score for name, plan in expected.items()}
     judged = {name: {"quality": bootstrap.mean(quality[name]).to_dict()} for name in expected}
     gains = {

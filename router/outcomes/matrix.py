@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from router.errors import RouterError
+from router.outcomes.answers import Answers, read_answers
 from router.outcomes.faults import listed
 from router.outcomes.fingerprint import fingerprint
 from router.outcomes.grouping import group_queries
@@ -41,6 +42,7 @@ class OutcomeMatrix:
     weights: (n, m) how much each outcome counts in a fit, from 0 up; None where all count alike.
         Only estimators read it (see Estimator.takes_weights); no table holds it.
     fingerprint: SHA-256 of the table that was read; a part of the matrix keeps the whole's.
+    answers: the answers themselves, or None where none was logged.
     """
 
     queries: pd.DataFrame
@@ -55,6 +57,7 @@ class OutcomeMatrix:
     propensity: np.ndarray | None = None
     weights: np.ndarray | None = None
     fingerprint: str = ""
+    answers: Answers | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "observed", _read_only(self.observed, bool))
@@ -111,6 +114,7 @@ class OutcomeMatrix:
             self,
             queries=self.queries.iloc[rows].reset_index(drop=True),
             observed=self.observed[rows],
+            answers=None if self.answers is None else self.answers.at(rows),
             **{name: values[rows] for name, values in self._per_cell().items()},
         )
 
@@ -125,6 +129,7 @@ class OutcomeMatrix:
             self,
             candidates=tuple(candidates),
             observed=self.observed[:, columns],
+            answers=None if self.answers is None else self.answers.at(slice(None), columns),
             prices=None if self.prices is None else self.prices[columns],
             price_dates=tuple(self.price_dates[j] for j in columns) if self.price_dates else (),
             **{name: values[:, columns] for name, values in self._per_cell().items()},
@@ -135,8 +140,8 @@ class OutcomeMatrix:
         return {name: array for name, array in values.items() if array is not None}
 
     def to_table(self) -> pd.DataFrame:
-        """The long table again: one row per observed outcome. Responses and free columns are not
-        in the matrix and so not in the table."""
+        """The long table again: one row per observed outcome. Of further samples, and of tokens'
+        log-probabilities, it has the signals that were made of them; free columns it has not."""
         row, column = np.nonzero(self.observed)
         table = self.queries.iloc[row].reset_index(drop=True).drop(columns="group")
         table.insert(2, "model", np.array(self.candidates, dtype=object)[column])
@@ -148,6 +153,11 @@ class OutcomeMatrix:
         for name, values in numbers.items():
             if values is not None:
                 table[name] = values[row, column]
+        if self.answers is not None:
+            told = {"response": self.answers.text, **self.answers.signals}
+            for name, values in told.items():
+                if pd.notna(values).any():
+                    table[name] = values[row, column]
         if not np.array_equal(pd.factorize(self.groups)[0], group_queries(self.queries["prompt"])):
             table["group"] = self.groups[row].astype(str)
         return table
@@ -271,6 +281,7 @@ def build_matrix(
         latency=dense("latency_s") if is_logged("latency_s") else None,
         propensity=dense("propensity") if is_logged("propensity") else None,
         fingerprint=fingerprint(table),
+        answers=read_answers(table, row_of_query, column_of_model, observed.shape),
     )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pandera.pandas as pandera
 
+from router.answer_features import LOGPROBS
 from router.outcomes.faults import Fault
 
 REQUIRED = ("query_id", "prompt", "model", "score")
@@ -25,7 +26,14 @@ OPTIONAL = (
     "propensity",
     "gold",
     "response",
+    "responses",
+    "logprobs",
+    "self_verification",
+    "consistency",
+    "max_probability",
+    *LOGPROBS,
 )
+SHARES = ("self_verification", "consistency", "max_probability")
 NAMES = ("query_id", "model", "task", "group", "split")
 NUMBERS = (
     "score",
@@ -35,6 +43,8 @@ NUMBERS = (
     "latency_s",
     "propensity",
     "gold",
+    *SHARES,
+    *LOGPROBS,
 )
 ONE_PER_QUERY = ("prompt", "task", "group", "split", "gold")
 
@@ -42,6 +52,17 @@ ONE_PER_QUERY = ("prompt", "task", "group", "split", "gold")
 def _text() -> pandera.Column:
     not_blank = pandera.Check(lambda text: text.str.strip() != "", error="is empty")
     return pandera.Column(object, not_blank)
+
+
+def _share() -> pandera.Column:
+    inside = pandera.Check.in_range(0, 1, error="lies outside [0, 1]")
+    return pandera.Column(float, inside, nullable=True, required=False)
+
+
+def _log_probability() -> pandera.Column:
+    at_most = pandera.Check.le(0, error="is above 0, which no log-probability is")
+    finite = pandera.Check(lambda number: number != -np.inf, error="is infinite")
+    return pandera.Column(float, [at_most, finite], nullable=True, required=False)
 
 
 def _amount() -> pandera.Column:
@@ -72,6 +93,8 @@ SCHEMA = pandera.DataFrameSchema(
             nullable=True,
             required=False,
         ),
+        **{name: _share() for name in SHARES},
+        **{name: _log_probability() for name in LOGPROBS},
     }
 )
 

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pandas as pd
 
+from router.outcomes.answers import LISTS, read_lists
 from router.outcomes.faults import Fault
 from router.outcomes.schema import NAMES, NUMBERS, REQUIRED
 
@@ -27,13 +28,17 @@ def read_cells(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Fault]]:
     """
     frame = frame.reset_index(drop=True).copy()
     faults = []
-    for column in ("prompt", *NAMES):
+    for column in ("prompt", "response", *NAMES):
         if column in frame:
             frame[column], found = _texts(frame[column], column)
             faults += found
     for column in NUMBERS:
         if column in frame:
             frame[column], found = _numbers(frame[column], column)
+            faults += found
+    for column in LISTS:
+        if column in frame:
+            frame[column], found = read_lists(frame[column], column)
             faults += found
     if "timestamp" in frame:
         frame["timestamp"], found = _times(frame["timestamp"])

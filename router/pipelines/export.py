@@ -80,7 +80,8 @@ def read_validation(path: Path, candidates: tuple[str, ...]) -> tuple[Prediction
         latency=matrix("observed_latency"),
         propensity=matrix("propensity"),
     )
-    return Prediction(candidates, quality, se, matrix("cost"), matrix("latency")), outcomes
+    costs = matrix("cost"), matrix("latency")
+    return Prediction(candidates, quality, se, *costs, matrix("judged")), outcomes
 
 
 def retuned(baselines: Baselines, policy: Policy, validation: OutcomeMatrix) -> Baselines:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,6 +19,7 @@ from router.artifact.runtime import Router
 from router.encoding.cache import encode_cached
 from router.encoding.encoder import Encoder, learns
 from router.estimators.head import Head, cross_predict
+from router.estimators.judge import Judge
 from router.evaluation.baselines import Baselines
 from router.evaluation.evaluate import Evaluation, evaluate
 from router.evaluation.plots import plot_frontier, plot_tasks
@@ -57,7 +59,12 @@ class Parts:
             data=build(config.data, "data"),
             split=build(config.split, "split"),
             encoder=build(config.encoder, "encoder"),
-            head=Head(build(config.estimator, "estimator"), build(config.cost, "cost")),
+            head=Head(
+                build(config.estimator, "estimator"),
+                build(config.cost, "cost"),
+                # Hydra leaves a group that is null out of the configuration.
+                build(config.judge, "judge") if config.get("judge") is not None else None,
+            ),
             policy=build(config.policy, "policy"),
             tracker=build(config.tracking, "tracking"),
         )
@@ -175,7 +182,7 @@ def fit(parts: Parts, settings: Settings, outcomes: OutcomeMatrix, split: Split)
         split = _with_validation(split, outcomes, settings)
         learned = outcomes.take(split.train)
         encoder.fit(learned.prompts, learned.scores, learned.observed)
-    train_side = outcomes.take(split.train)
+    train_side = with_answer_vectors(outcomes.take(split.train), encoder, head.judge)
     vectors = encode_cached(encoder, train_side.prompts, "Embedding train prompts")
     if split.validation is None:
         validation = train_side
@@ -183,11 +190,11 @@ def fit(parts: Parts, settings: Settings, outcomes: OutcomeMatrix, split: Split)
         with console.status("Fitting"):
             fitted = head.fit(vectors, train_side)
     else:
-        validation = outcomes.take(split.validation)
+        validation = with_answer_vectors(outcomes.take(split.validation), encoder, head.judge)
         with console.status("Fitting"):
             fitted = head.fit(vectors, train_side)
         held_out = encode_cached(encoder, validation.prompts, "Embedding validation prompts")
-        predicted = fitted.predict(held_out)
+        predicted = fitted.predict(held_out, validation)
     policy = parts.policy.tune(predicted, validation)
     return Trained(fitted, policy, Baselines.fit(train_side, policy), validation, predicted)
 
@@ -227,16 +234,41 @@ def _export(
     )
 
 
+def with_answer_vectors(
+    outcomes: OutcomeMatrix, encoder: Encoder, judge: Judge | None
+) -> OutcomeMatrix:
+    """The outcomes with vectors of their answers, where a judge reads them."""
+    answers = outcomes.answers
+    if judge is None or answers is None or "response" not in judge.reads:
+        return outcomes
+    texts = sorted({text for text in answers.text.ravel() if text is not None})
+    if not texts:
+        return outcomes
+    encoded = encode_cached(encoder, texts, "Embedding answers")
+    place = {text: row for row, text in enumerate(texts, 1)} | {None: 0}
+    rows = np.array([place[text] for text in answers.text.ravel()]).reshape(answers.text.shape)
+    vectors = np.vstack([np.zeros_like(encoded[:1]), encoded])[rows]
+    return replace(outcomes, answers=replace(answers, vectors=vectors))
+
+
 def _predict_test(
     encoder: Encoder, trained: Trained, router: Router | None, test: OutcomeMatrix
 ) -> tuple[Prediction, dict[str, Any] | None]:
     """What is judged is what ships: the artifact's own encoder and head, where there is one."""
+    judge = trained.head.judge
     if router is None:
         vectors = encode_cached(encoder, test.prompts, "Embedding test prompts")
-        return trained.head.predict(vectors), None
+        seen = with_answer_vectors(test, encoder, judge)
+        return trained.head.predict(vectors, seen), None
     vectors = encode_cached(router, test.prompts, "Embedding test prompts as served")
+    seen = with_answer_vectors(test, router, judge)
     prediction = router.predict(vectors)
-    return prediction, check_parity(router, trained.head, trained.policy, vectors, prediction)
+    if router.judge is not None:
+        prediction = replace(
+            prediction, judged=router.judge.judged(vectors, seen.prompts, seen.answers)
+        )
+    parity = check_parity(router, trained.head, trained.policy, vectors, prediction, seen)
+    return prediction, parity
 
 
 def headline(metrics: dict[str, Any]) -> dict[str, Any]:
@@ -286,6 +318,8 @@ def write_validation(path: Path, trained: Trained) -> None:
         if prediction.latency is not None and validation.latency is not None:
             columns[f"latency:{name}"] = prediction.latency[:, j]
             columns[f"observed_latency:{name}"] = validation.latency[:, j]
+        if prediction.judged is not None:
+            columns[f"judged:{name}"] = prediction.judged[:, j]
         if validation.propensity is not None:
             columns[f"propensity:{name}"] = validation.propensity[:, j]
     pd.DataFrame(columns).to_parquet(path, index=False)

@@ -7,6 +7,8 @@ from router.policies.adequate import CheapestAdequate
 from router.policies.allocation import Allocation
 from router.policies.base import Policy, draw, policy_from_dict, uniform_of
 from router.policies.budget import Budget
+from router.policies.cascade import Cascade
+from router.policies.cascade_routing import CascadeRouting
 from router.policies.certified import Certified
 from router.policies.epsilon_greedy import EpsilonGreedy
 from router.policies.guarded import Guarded
@@ -21,6 +23,8 @@ from router.policies.utility import Utility
 __all__ = [
     "Allocation",
     "Budget",
+    "Cascade",
+    "CascadeRouting",
     "Certified",
     "CheapestAdequate",
     "EpsilonGreedy",

@@ -49,6 +49,10 @@ class Policy(ABC):
         votes = self.votes(prediction, self.probabilities(prediction).argmax(axis=1))
         return bool(((votes > 0).sum(axis=1) > 1).any())
 
+    def without_answers(self) -> Policy:
+        """The policy where no answer can be judged, as of a lookup baseline."""
+        return self
+
     def expected(
         self,
         prediction: Prediction,
@@ -94,6 +98,8 @@ def policy_from_dict(content: dict[str, Any]) -> Policy:
 def _to_json(value: Any) -> Any:
     if isinstance(value, Policy):
         return value.to_dict()
+    if isinstance(value, tuple):
+        return [_to_json(part) for part in value]
     return str(value) if isinstance(value, float) and np.isinf(value) else value
 
 
@@ -101,14 +107,10 @@ def _from_json(value: Any, kind: str) -> Any:
     if isinstance(value, dict):
         return policy_from_dict(value)
     # A candidate may be called "inf": only numbers are read so.
-    if value in ("inf", "-inf") and "float" in kind:
+    if value in ("inf", "-inf") and "float" in kind and "str" not in kind:
         return float(value)
-    return _as_tuple(value)
-
-
-def _as_tuple(value: Any) -> Any:
-    """JSON knows no tuples: lists, and lists in them, are what became of those."""
-    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
+    # JSON knows no tuples: lists, and lists in them, are what became of those.
+    return tuple(_from_json(part, kind) for part in value) if isinstance(value, list) else value
 
 
 def require_cost(prediction: Prediction, policy: str) -> np.ndarray:
