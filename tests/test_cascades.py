@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from router.errors import RouterError
 from router.outcomes.matrix import OutcomeMatrix
-from router.policies import Budget, Cascade, CascadeRouting, Policy
+from router.policies import Budget, Cascade, CascadeRouting, LearnedStopping, Policy
 from router.policies.sequential import STOP, Sequential
 from router.prediction import Prediction
 
@@ -141,6 +141,22 @@ def test_cascade_routing_asks_no_second_where_all_fail_together() -> None:
     assert asked_second(0.9) < asked_second(0.0) - 0.2
 
 
+def test_learned_stopping_finds_the_rule_that_a_cost_weight_asks_for() -> None:
+    """Bins of one informative judge: go on exactly where the dear one's lead pays."""
+    rng = np.random.default_rng(5)
+    level = rng.integers(4, size=4000)
+    chance = np.array([0.1, 0.5, 0.8, 0.95])[level]
+    scores = (rng.random((4000, 2)) < np.column_stack([np.full(4000, 0.9), chance])).astype(float)
+    judged = np.column_stack([np.full(4000, 0.9), level / 4])
+    prediction = prediction_of(np.tile([0.9, 0.7], (4000, 1)), judged)
+    outcomes = outcomes_of(scores)
+    # Two of four bins: what asking the dear one there costs.
+    budget = 3.0 + 10.0 * float((level <= 1).mean())
+    tuned = LearnedStopping(budget, bins=4).tune(prediction, outcomes)
+    assert tuned.steps == ("middle", "dear")
+    assert tuned.goes_on == ((1, 1, 0, 0),)
+
+
 def test_without_uncertainty_it_defers_where_the_expected_gain_exceeds_the_cost() -> None:
     """Jitkrittum et al. 2023: defer iff q_next - judged > weight x cost of the next."""
     rng = np.random.default_rng(2)
@@ -161,7 +177,7 @@ def test_without_uncertainty_it_defers_where_the_expected_gain_exceeds_the_cost(
     np.testing.assert_array_equal(replay.asked[cheap_first, 0], defers[cheap_first])
 
 
-@pytest.mark.parametrize("kind", [Cascade, CascadeRouting])
+@pytest.mark.parametrize("kind", [Cascade, CascadeRouting, LearnedStopping])
 @many
 @given(problem=problems(), share=st.floats(0.15, 1.5))
 def test_the_budget_is_kept_and_nobody_is_asked_twice(
@@ -181,7 +197,7 @@ def test_the_budget_is_kept_and_nobody_is_asked_twice(
     assert replay.asked[np.arange(len(prediction)), replay.answered].all()
 
 
-@pytest.mark.parametrize("policy", [Cascade(8.0), CascadeRouting(8.0)])
+@pytest.mark.parametrize("policy", [Cascade(8.0), CascadeRouting(8.0), LearnedStopping(8.0)])
 @many
 @given(problem=problems())
 def test_step_by_step_is_the_replay(
@@ -210,7 +226,7 @@ def test_step_by_step_is_the_replay(
         assert tuned.returned(seen, asked, last)[0] == replay.answered[i]
 
 
-@pytest.mark.parametrize("policy", [Cascade(8.0), CascadeRouting(8.0)])
+@pytest.mark.parametrize("policy", [Cascade(8.0), CascadeRouting(8.0), LearnedStopping(8.0)])
 def test_a_candidate_that_may_not_be_asked_is_passed_over(policy: Sequential) -> None:
     rng = np.random.default_rng(3)
     scores = (rng.random((60, 3)) < [0.9, 0.7, 0.5]).astype(float)
@@ -229,14 +245,14 @@ def test_before_an_answer_was_judged_a_plan_is_its_first_step() -> None:
     assert not policy.asks_several(prediction)
 
 
-@pytest.mark.parametrize("kind", [Cascade, CascadeRouting])
+@pytest.mark.parametrize("kind", [Cascade, CascadeRouting, LearnedStopping])
 def test_without_a_judge_there_is_no_cascade(kind: type[Policy]) -> None:
     prediction = dataclasses.replace(prediction_of([[0.9, 0.5]] * 6, [[1, 1]] * 6), judged=None)
     with pytest.raises(RouterError, match="nobody does here; log response"):
         kind().tune(prediction, outcomes_of(np.eye(2)[[0, 1] * 3]))
 
 
-@pytest.mark.parametrize("kind", [Cascade, CascadeRouting])
+@pytest.mark.parametrize("kind", [Cascade, CascadeRouting, LearnedStopping])
 def test_a_log_of_one_answer_a_query_cannot_tune_a_cascade(kind: type[Policy]) -> None:
     scores = np.eye(2)[[0, 1] * 3]
     outcomes = dataclasses.replace(outcomes_of(scores), observed=scores.astype(bool))

@@ -24,6 +24,7 @@ from router.policies import (
     CheapestAdequate,
     EpsilonGreedy,
     HardCap,
+    LearnedStopping,
     PerQueryBudget,
     Policy,
     Subset,
@@ -183,7 +184,7 @@ def test_the_path_runs_from_dear_to_cheap(
     prediction, outcomes = problem
     path = tuned(kind, prediction, outcomes).path(prediction)
     # Of cascades, the cheapest may be the best too.
-    assert (1 if kind is Cascade else 2) <= len(path) <= 110
+    assert (1 if kind in (Cascade, LearnedStopping) else 2) <= len(path) <= 110
     if kind in (Utility, Budget, CheapestAdequate, PerQueryBudget):
         costs = [mean_cost(setting, prediction) for setting in path]
         assert costs[-1] == pytest.approx(prediction.cost.min(axis=1).mean())
@@ -260,6 +261,8 @@ def test_infinite_parameters_travel_through_json(policy: Policy) -> None:
         (Allocation, "budget"),
         (Cascade, "budget"),
         (CascadeRouting, "budget"),
+        (LearnedStopping, "budget"),
+        (LearnedStopping, "shrinkage"),
     ],
 )
 def test_parameters_out_of_range_are_refused_by_name(

@@ -13,6 +13,7 @@ from router.policies.certified import Certified
 from router.policies.epsilon_greedy import EpsilonGreedy
 from router.policies.guarded import Guarded
 from router.policies.hard_cap import HardCap
+from router.policies.learned_stopping import LearnedStopping
 from router.policies.per_query_budget import PerQueryBudget
 from router.policies.subset import Subset
 from router.policies.thompson import Thompson
@@ -30,6 +31,7 @@ __all__ = [
     "EpsilonGreedy",
     "Guarded",
     "HardCap",
+    "LearnedStopping",
     "PerQueryBudget",
     "Policy",
     "Subset",

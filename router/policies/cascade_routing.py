@@ -131,7 +131,7 @@ class CascadeRouting(Sequential):
                 "mean cost of always asking the cheapest candidate; raise it."
             )
         finite = cost_weights(prediction)[1:-1]
-        steps = [0.0, min(finite, default=1.0) / 8, max(finite, default=1.0) * 8, float("inf")]
+        steps = [0.0, min(finite, default=1.0) / 1e3, max(finite, default=1.0) * 8, float("inf")]
         _, within = neighbours(spent, budget, steps, halvings=16)
         return self._weighing(at(within))
 
