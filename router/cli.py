@@ -29,10 +29,13 @@ usage: router <verb> [key=value ...]
   methods           published methods to train           router methods
   evaluate          judge an exported router on a table  router evaluate artifact=DIR data.path=FILE
   export            another budget for a finished run    router export run=DIR out=DIR policy=budget
+  express           a finished run, made far faster      router express run=DIR
   add-candidate     a new LLM joins a finished run       router add-candidate run=DIR labels=FILE
   data              check and summarise a table          router data data=table data.path=FILE
 
   route             choose the LLM for a prompt          router route --artifact DIR "prompt"
+  inspect           what is an artifact?                 router inspect --artifact PATH
+  sign              sign an artifact                     router sign --artifact PATH --key FILE
   outcome           log what came of a decision          router outcome --log DIR --request ID ...
   allocate          plan a batch within a total budget   router allocate artifact=DIR prompts=FILE
 
@@ -63,8 +66,10 @@ HYDRA_VERBS = {
     "diagnose": "router.pipelines.diagnose.diagnose_log",
     "drift": "router.pipelines.drift.drift",
     "add-candidate": "router.pipelines.add_candidate.add_candidate",
+    "express": "router.pipelines.express.express",
 }
 BAD_INPUT = 2
+ARTIFACT = "the artifact, a folder or a zip file"
 INTERRUPTED = 130
 READER_GONE = 141  # as a shell reports SIGPIPE
 
@@ -99,8 +104,12 @@ def _run(verb: str, *rest: str) -> None:
         return route(list(rest))
     if verb == "outcome":
         return outcome(list(rest))
+    if verb == "inspect":
+        return inspect(list(rest))
+    if verb == "sign":
+        return sign(list(rest))
     if verb != "methods" and verb not in HYDRA_VERBS:
-        verbs = [*HYDRA_VERBS, "methods", "outcome", "route"]
+        verbs = [*HYDRA_VERBS, "methods", "inspect", "outcome", "route", "sign"]
         alike = "".join(f" (did you mean {v}?)" for v in get_close_matches(verb, verbs, n=1))
         raise RouterError(f"'{verb}' is no verb of router; verbs are {', '.join(verbs)}{alike}.")
     try:
@@ -123,7 +132,7 @@ def route(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="router route", description="Choose the LLM for a prompt with an exported router."
     )
-    parser.add_argument("--artifact", required=True, metavar="DIR", help="the artifact's folder")
+    parser.add_argument("--artifact", required=True, metavar="PATH", help=ARTIFACT)
     parser.add_argument("--json", action="store_true", help="print one JSON object per prompt")
     parser.add_argument("--log", metavar="DIR", help="log each decision in files of this folder")
     parser.add_argument(
@@ -189,6 +198,51 @@ def outcome(arguments: list[str]) -> None:
 
     with DecisionLog(told.pop("log")) as log:
         log.outcome(told.pop("request"), **told)
+
+
+def inspect(arguments: list[str]) -> None:
+    """`router inspect`: needs the runtime tier alone; a signature is checked by the serve tier."""
+    parser = argparse.ArgumentParser(
+        prog="router inspect",
+        description="Say what an artifact is, and whether it is whole. The exit code is 2 where it "
+        "is damaged, badly signed or not to be used on this machine.",
+    )
+    parser.add_argument("--artifact", required=True, metavar="PATH", help=ARTIFACT)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--public-key", metavar="FILE", help="require a signature by its owner")
+    options = parser.parse_args(arguments)
+    from router.artifact import inspection
+    from router.json_record import text_of
+
+    record = inspection.inspect(options.artifact, options.public_key)
+    if isinstance(sys.stdout, TextIOWrapper):
+        encoding = "utf-8" if options.json else None
+        sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
+    print(
+        text_of(record) if options.json else "\n".join(inspection.readable(record)) + "\n", end=""
+    )
+    if record["golden"] is not None:
+        raise RouterError(record["golden"])
+
+
+def sign(arguments: list[str]) -> None:
+    """`router sign`: needs the serve tier."""
+    parser = argparse.ArgumentParser(
+        prog="router sign",
+        description="Sign an artifact with an Ed25519 key; router.load(PATH, public_key=FILE) then "
+        "refuses whatever its owner did not sign.",
+        epilog="Make a key with: openssl genpkey -algorithm ed25519 -out private.pem; its public "
+        "half with: openssl pkey -in private.pem -pubout -out public.pem. The passphrase of an "
+        "encrypted key (openssl genpkey -aes256 ...) is read from the environment variable "
+        "ROUTER_KEY_PASSPHRASE.",
+    )
+    parser.add_argument("--artifact", required=True, metavar="PATH", help=ARTIFACT)
+    parser.add_argument("--key", required=True, metavar="FILE", help="the private key, PEM")
+    options = parser.parse_args(arguments)
+    from router.artifact import signature
+
+    signature.sign(options.artifact, options.key)
+    print(f"Signed     {options.artifact}")
 
 
 def _prompts(given: list[str]) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,15 @@ import router
 PACKAGE = Path(router.__file__).parent
 # From the ground up; rooms of one floor do not know each other.
 FLOORS: list[set[str]] = [
-    {"errors", "prediction", "staging", "cache_folder", "json_record"},
+    {
+        "errors",
+        "prediction",
+        "staging",
+        "cache_folder",
+        "json_record",
+        "answer_features",
+        "judge_input",
+    },
     {"outcomes", "encoding"},
     {"estimators", "policies"},
     {"evaluation", "tracking"},

@@ -38,7 +38,7 @@ def test_an_artifact_is_these_files(trained_run: TrainedRun) -> None:
 def test_the_manifest_says_what_the_router_is(trained_run: TrainedRun) -> None:
     content = json.loads((trained_run.artifact / "manifest.json").read_text(encoding="utf-8"))
     metrics = json.loads((trained_run.folder / "metrics.json").read_text(encoding="utf-8"))
-    assert content["schema_version"] == 1
+    assert content["schema_version"] == 2
     assert content["candidates"] == ["large", "medium", "small"]
     assert content["policy"] == metrics["policy"]
     assert content["policy"]["name"] == "Budget"
@@ -121,12 +121,12 @@ def test_a_manifest_of_another_kind_is_refused(
 
 def test_a_newer_schema_is_refused_with_the_remedy(artifact_copy: Path) -> None:
     path = artifact_copy / "manifest.json"
-    content = json.loads(path.read_text(encoding="utf-8")) | {"schema_version": 2}
+    content = json.loads(path.read_text(encoding="utf-8")) | {"schema_version": 3}
     del content["sha256"]
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     content["sha256"] = hashlib.sha256(canonical.encode()).hexdigest()
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    with pytest.raises(RouterError, match=r"schema version 2 is newer .* update query-router\.$"):
+    with pytest.raises(RouterError, match=r"schema version 3 is newer .* update query-router\.$"):
         router.load(artifact_copy)
 
 
@@ -148,7 +148,11 @@ def test_other_golden_numbers_are_refused(artifact_copy: Path, wrong: str) -> No
 
 @pytest.mark.parametrize(
     ("place", "sentence"),
-    [("nowhere", "no artifact here"), ("table.csv", "not a folder"), ("run", "no artifact here")],
+    [
+        ("nowhere", "no artifact here"),
+        ("table.csv", "neither a folder nor a whole zip"),
+        ("run", "no artifact here"),
+    ],
 )
 def test_a_place_without_an_artifact_is_told(
     trained_run: TrainedRun, place: str, sentence: str
@@ -197,7 +201,7 @@ def test_parity_allows_a_tie_that_rounding_decides() -> None:
     tied = Prediction(said.candidates, quality, said.quality_se, said.cost)
 
     class Twin(Head):
-        def predict(self, X: np.ndarray) -> Prediction:
+        def predict(self, X: np.ndarray, outcomes: object = None) -> Prediction:
             leading = quality + np.array([5e-5, 0.0, 0.0])
             return Prediction(said.candidates, leading, said.quality_se, said.cost)
 
@@ -244,6 +248,34 @@ def test_export_at_another_budget(
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
+def test_export_into_one_file(
+    trained_run: TrainedRun, run_router: RunRouter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    finished = run_router(
+        "export", f"run={trained_run.folder}", "out=new/cheap.zip", "policy=budget",
+        "policy.budget=0.002",
+    )  # fmt: skip
+    assert finished.code == 0, finished.err
+    assert "router evaluate artifact=new/cheap.zip" in finished.out
+    loaded, before = router.load("new/cheap.zip"), router.load(trained_run.artifact)
+    assert loaded.policy.to_dict()["budget"] == 0.002
+    prompt = "algebra question number 7"
+    assert loaded.route(prompt).quality == before.route(prompt).quality
+    assert [path.name for path in Path("new").iterdir()] == ["cheap.zip"]
+
+
+def test_a_budget_that_cannot_be_kept_leaves_no_file_behind(
+    trained_run: TrainedRun, run_router: RunRouter, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.zip"
+    finished = run_router(
+        "export", f"run={trained_run.folder}", f"out={out}", "policy=budget", "policy.budget=1e-9"
+    )
+    assert finished.code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_export_without_a_policy_keeps_the_old_one(
     trained_run: TrainedRun, run_router: RunRouter, tmp_path: Path
 ) -> None:
@@ -279,12 +311,14 @@ def test_a_budget_that_cannot_be_kept_leaves_nothing_behind(
     ("arguments", "sentence"),
     [
         ([], "A finished run is needed: give run=FOLDER."),
-        (["run={run}"], "A place for the artifact is needed: give out=FOLDER."),
+        (["run={run}"], "A place for the artifact is needed: give out=FOLDER or"),
         (["run=nowhere", "out=new"], "nowhere: no finished run with an artifact here"),
         (["run={run}/artifact", "out=new"], "no finished run with an artifact here"),
         (["run={run}", "out=full"], "full: not empty; give a new folder with out=FOLDER."),
         (["run={run}", "out=file"], "file: not a folder; give a new folder with out=FOLDER."),
         (["run={run}", "out=file/new"], "file/new: cannot be written (File exists)"),
+        (["run={run}", "out=file.zip"], "file.zip: there already; give a new file with out=FILE."),
+        (["run={run}", "out=file/new.zip"], "file/new.zip: cannot be written (File exists)"),
         (["run={run}", "out=new", "policy.budget=1"], "policy: nothing is chosen; give policy="),
     ],
 )
@@ -300,6 +334,7 @@ def test_export_says_what_is_missing(
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "kept").write_text("kept")
     (tmp_path / "file").write_text("kept")
+    (tmp_path / "file.zip").write_text("kept")
     given_arguments = [argument.format(run=trained_run.folder) for argument in arguments]
     finished = run_router("export", *given_arguments)
     assert finished.code == 2

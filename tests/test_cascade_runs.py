@@ -23,7 +23,7 @@ GOOD = "First 3 + 4 = 7, so the result is seven.\n#### 7"
 BAD = "I think it might be 3 + 4 = 9, but I am not sure"
 
 
-def table_with_answers(n: int = 90) -> pd.DataFrame:
+def table_with_answers(n: int = 300) -> pd.DataFrame:
     """Good answers look otherwise than bad ones, in nine of ten cases."""
     table, _ = make_table(n)
     rng = np.random.default_rng(0)
@@ -79,7 +79,7 @@ def test_a_cascade_is_trained_judged_and_exported(
     assert metrics["parity"]["queries"] == metrics["queries"]
     alone = metrics["baselines"]["router alone"]
     # With a good judge a cascade must beat the router that may not look.
-    assert metrics["router"]["quality"]["value"] > alone["quality"]["value"]
+    assert metrics["router"]["quality"]["value"] > alone["quality"]["value"], policy
     assert metrics["validation"]["cost"] <= 0.004 * (1 + 1e-9)
 
 

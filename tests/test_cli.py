@@ -63,6 +63,7 @@ def test_the_help_of_a_verb_lists_its_groups_options_and_values(
         "train": ["data", "split", "encoder", "estimator", "cost", "policy", "tracking"],
         "evaluate": ["data", "split"],
         "export": ["policy"],
+        "express": ["encoder"],
         "allocate": [],
         "add-candidate": [],
         "data": ["data", "split"],
@@ -80,7 +81,7 @@ def test_the_help_of_a_verb_lists_its_groups_options_and_values(
             assert f" {file.stem} " in finished.out
             assert comment[:40] in finished.out
     for value in ("cost_weight", "random_state", "least_quality"):
-        seeds = verb not in ("export", "allocate", "add-candidate")
+        seeds = verb not in ("export", "express", "allocate", "add-candidate")
         weighs = verb in ("ope", "train") and value == "cost_weight"  # train: inside the guard
         assert (f"{value}:" in finished.out) == ((seeds and value == "random_state") or weighs)
 

@@ -21,11 +21,19 @@ PROMPT = "Write a function that reverses a list, and prove that it is right."
 
 @pytest.fixture(scope="module")
 def real_slice(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """160 queries of the default data set, from all over it."""
+    """160 queries of the default data set, from all over it. Their answers, for the judges of
+    cascades, are made up: longer, and with more agreement, where the score is high."""
     outcomes = ParetoBanditData().load()
     rows = np.linspace(0, len(outcomes) - 1, 160).astype(int)
     path = tmp_path_factory.mktemp("slice") / "outcomes.parquet"
-    outcomes.take(rows).to_table().to_parquet(path)
+    table = outcomes.take(rows).to_table()
+    rng = np.random.default_rng(0)
+    signal = np.clip(table["score"] + rng.normal(scale=0.3, size=len(table)), 0, 1)
+    table["response"] = ["The answer is " + "clear " * round(20 * value) for value in signal]
+    table["logprobs"] = [[float(value) - 1, -0.5] for value in signal]
+    for name in ("self_verification", "consistency", "max_probability"):
+        table[name] = signal
+    table.to_parquet(path)
     return path
 
 

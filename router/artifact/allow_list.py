@@ -29,6 +29,46 @@ def eligible_of(candidates: Sequence[str], allowed: Sequence[str] | None) -> np.
     return np.isin(candidates, list(allowed))
 
 
+def narrowed(
+    eligible: np.ndarray, prediction: Prediction, budget: float | None, floor: float | None
+) -> tuple[np.ndarray, str]:
+    """((m,) who of the eligible keeps the limits of one request, what there is to say of it).
+
+    budget: USD that the answer may be predicted to cost. floor: of the predicted quality; where
+        nobody reaches it, the best predicted is left.
+
+    Raises RouterError where a limit is no number, or nobody keeps the budget.
+    """
+    said = ""
+    if budget is not None:
+        if not _is_number(budget) or not budget > 0:
+            raise RouterError(f"budget is {budget!r}; give USD per query above 0.")
+        if prediction.cost is None:
+            raise RouterError("budget cannot be kept: this router knows no costs.")
+        cost = np.where(eligible, prediction.cost[0], np.inf)
+        if cost.min() > budget:
+            raise RouterError(
+                f"budget=${budget:g} is below what any eligible candidate is predicted to cost; "
+                f"the cheapest is {prediction.candidates[int(cost.argmin())]} at "
+                f"${cost.min():.6f}."
+            )
+        eligible = cost <= budget
+    if floor is not None:
+        if not _is_number(floor):
+            raise RouterError(f"quality_floor is {floor!r}; give a score.")
+        quality = np.where(eligible, prediction.quality[0], -np.inf)
+        if quality.max() >= floor:
+            eligible = quality >= floor
+        else:
+            eligible = quality == quality.max()
+            said = f"nobody is predicted to reach the floor {floor:g}"
+    return eligible, said
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and bool(np.isfinite(value))
+
+
 def decide_among(
     eligible: np.ndarray, policy: Policy, prediction: Prediction, uniform: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, str]:

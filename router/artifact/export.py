@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,10 +17,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from router import policies
-from router.artifact.manifest import FILES, MANIFEST, amend_manifest, write_manifest
+from router.artifact.archive import open_artifact
+from router.artifact.head_program import as_program
+from router.artifact.manifest import MANIFEST, amend_manifest, read_manifest, write_manifest
+from router.artifact.manifest_form import JUDGE, KINDS
 from router.artifact.runtime import Router
+from router.artifact.storage import is_zip, pack
 from router.errors import RouterError
 from router.estimators.head import Head
+from router.estimators.judge import Judge
 from router.outcomes.matrix import OutcomeMatrix
 from router.policies import Policy
 from router.prediction import Prediction
@@ -35,7 +44,9 @@ class ExportableEncoder(Protocol):
     """An encoder that can leave for production."""
 
     def export(self) -> Path:
-        """Folder with encoder.onnx (input_ids, attention_mask -> vector) and tokenizer.json."""
+        """Folder with tokenizer.json; with encoder.onnx (input_ids, attention_mask -> vector) or
+        encoder.npy (a table of token vectors); and where there are some, with encoder.json: an
+        object of facts that the manifest shall tell under `encoder`."""
 
 
 def require_exportable(encoder: Any, head: Head, policy: Policy) -> None:
@@ -65,60 +76,92 @@ class Description:
 
 
 def write_artifact(
-    folder: Path,
+    place: Path,
     encoder: ExportableEncoder,
     head: Head,
     policy: Policy,
     candidates: tuple[str, ...],
     description: Description,
 ) -> Router:
-    """Write encoder, head, tokenizer and manifest into an empty folder, and load them.
+    """Write encoder, head, tokenizer and manifest into an empty folder, or into one zip file where
+    the name ends so, and load them.
 
     Raises RouterError where a part cannot be exported.
     """
     require_exportable(encoder, head, policy)
     exported = encoder.export()
-    for name in ("encoder.onnx", "tokenizer.json"):
-        link_or_copy(exported / name, folder / name)
-    (folder / "head.onnx").write_bytes(head.to_onnx().SerializeToString())
-    content = {
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "made_by": f"query-router {_version()}",
-        "candidates": list(candidates),
-        "prices": description.prices,
-        "policy": policy.to_dict(),
-        "data": description.data,
-        "baselines": description.baselines,
-        "validation": None,
-        "metrics": None,
-        "verdict": None,
+    with _filled(place) as folder:
+        for name in _encoder_parts(exported):
+            link_or_copy(exported / name, folder / name)
+        _write_head(folder, head)
+        content = {
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "made_by": f"query-router {_version()}",
+            "candidates": list(candidates),
+            "prices": description.prices,
+            "policy": policy.to_dict(),
+            "encoder": _encoder_facts(exported),
+            "judge": _write_judge(folder, head.judge_),
+            "data": description.data,
+            "baselines": description.baselines,
+            "validation": None,
+            "metrics": None,
+            "verdict": None,
+        }
+        write_manifest(folder, {**content, "golden": []})
+        write_manifest(folder, {**content, "golden": _golden(Router(folder, verify=False))})
+    return Router(place)
+
+
+def _write_head(folder: Path, head: Head) -> None:
+    """head.onnx; beside a table of token vectors head.npz, so that onnxruntime is not needed at
+    all, where the head can be a program."""
+    model = head.to_onnx()
+    program = as_program(model) if (folder / "encoder.npy").is_file() else None
+    if program is None:
+        (folder / "head.onnx").write_bytes(model.SerializeToString())
+    else:
+        (folder / "head.npz").write_bytes(program)
+
+
+def _write_judge(folder: Path, judge: Judge | None) -> dict[str, Any] | None:
+    """Write judge.onnx; returns what the manifest tells of it, None without one."""
+    if judge is None:
+        return None
+    (folder / JUDGE).write_bytes(judge.to_onnx().SerializeToString())
+    reads = judge.input_
+    return {
+        "reads": list(reads.reads),
+        "signals": list(reads.signals),
+        "means": list(reads.means),
     }
-    write_manifest(folder, {**content, "golden": []})
-    write_manifest(folder, {**content, "golden": _golden(Router(folder, verify=False))})
-    return Router(folder)
 
 
 def copy_artifact(
     source: Path,
-    folder: Path,
+    place: Path,
     policy: Policy,
     baselines: dict[str, Any],
     validation: dict[str, Any],
 ) -> Router:
-    """The same encoder and head in an empty folder under another policy; the test side's figures
-    belong to the old one and are left out."""
-    for name in FILES:
-        link_or_copy(source / name, folder / name)
-    shutil.copyfile(source / MANIFEST, folder / MANIFEST)
-    amend_manifest(
-        folder,
-        policy=policy.to_dict(),
-        baselines=baselines,
-        validation=validation,
-        metrics=None,
-        verdict=None,
-    )
-    return Router(folder)
+    """The same encoder and head under another policy, in an empty folder, or in one zip file where
+    the name ends so; the test side's figures belong to the old one and are left out.
+
+    source: the folder of an artifact.
+    """
+    with _filled(place) as folder:
+        for name in read_manifest(source)["files"]:
+            link_or_copy(source / name, folder / name)
+        shutil.copyfile(source / MANIFEST, folder / MANIFEST)
+        amend_manifest(
+            folder,
+            policy=policy.to_dict(),
+            baselines=baselines,
+            validation=validation,
+            metrics=None,
+            verdict=None,
+        )
+    return Router(place)
 
 
 def check_parity(
@@ -172,6 +215,42 @@ def link_or_copy(source: Path, target: Path) -> None:
     except OSError:
         shutil.copyfile(source, target)
     target.chmod(0o444)
+
+
+@contextmanager
+def _filled(place: Path) -> Iterator[Path]:
+    """The folder to fill: the place itself, or one that becomes a zip file there."""
+    if not is_zip(place):
+        yield place
+        return
+    # Beside its place, where the large files can be linked.
+    with tempfile.TemporaryDirectory(prefix=".artifact-", dir=place.parent) as scratch:
+        folder = Path(scratch)
+        yield folder
+        with open_artifact(folder) as archive:
+            pack(folder, [MANIFEST, *archive.names], place)
+
+
+def _encoder_parts(folder: Path) -> list[str]:
+    """Names of what an encoder exported, as far as they are the artifact's."""
+    return [
+        name
+        for kind in ("encoder", "tokenizer")
+        for name in KINDS[kind]
+        if (folder / name).is_file()
+    ]
+
+
+def _encoder_facts(folder: Path) -> dict[str, Any] | None:
+    """What the encoder tells of itself; an artifact that gives its encoder again tells it in its
+    manifest."""
+    if (folder / MANIFEST).is_file():
+        facts = read_manifest(folder).get("encoder")
+    elif (folder / "encoder.json").is_file():
+        facts = json.loads((folder / "encoder.json").read_text(encoding="utf-8"))
+    else:
+        facts = None
+    return facts
 
 
 def _golden(router: Router) -> list[dict[str, Any]]:

@@ -4,76 +4,122 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
+from router.artifact.manifest_form import PARTS, problem_of
+from router.artifact.storage import Folder, Storage, open_storage
 from router.errors import RouterError
 from router.json_record import content_hash, text_of
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
-FILES = ("encoder.onnx", "head.onnx", "tokenizer.json")
+SIGNATURE = "manifest.sig"  # detached, over the bytes of the manifest (see signature)
+MOST_MANIFEST_BYTES = 16 * 2**20
 
 
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:
-    """Add schema version, file hashes and the manifest's own hash, and write it."""
+    """Add schema version, the parts that lie there with their hashes, and the manifest's own hash,
+    and write it. A signature of an older manifest is removed.
+
+    Raises RouterError where the parts do not make an artifact.
+    """
     files = {
         name: {"sha256": file_hash(folder / name), "bytes": (folder / name).stat().st_size}
-        for name in FILES
+        for name in PARTS
+        if (folder / name).is_file()
     }
-    manifest = {"schema_version": SCHEMA_VERSION, **content, "files": files}
-    manifest["sha256"] = content_hash(manifest)
-    (folder / MANIFEST).write_text(text_of(manifest), encoding="utf-8")
+    text = _sealed({"schema_version": SCHEMA_VERSION, **content, "files": files}, folder)
+    Folder(folder).replace({SIGNATURE: None, MANIFEST: text})
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of an undamaged artifact of a known schema version.
+def read_manifest(place: str | os.PathLike[str]) -> dict[str, Any]:
+    """The manifest of an undamaged artifact, a folder or a zip file, of a known schema version.
 
     Raises RouterError, one sentence, where a file is missing, damaged or from a newer version.
     """
-    path = folder / MANIFEST
+    storage = open_storage(place)
     try:
-        text = path.read_text(encoding="utf-8")
+        manifest, _ = manifest_of(storage)
+        for name in manifest["files"]:
+            check_part(storage, manifest, name)
+    finally:
+        storage.close()
+    return manifest
+
+
+def amend_manifest(place: str | os.PathLike[str], **changes: Any) -> None:
+    """Replace entries of the manifest of an artifact, a folder or a zip file.
+
+    The signature of a signed artifact is removed: it was given to what the artifact was before.
+    """
+    manifest = {**read_manifest(place), **changes}
+    storage = open_storage(place)
+    try:
+        text = _sealed({**manifest, "schema_version": SCHEMA_VERSION}, storage.place)
+        storage.replace({SIGNATURE: None, MANIFEST: text})
+    finally:
+        storage.close()
+
+
+def manifest_of(storage: Storage) -> tuple[dict[str, Any], bytes]:
+    """The manifest, and its bytes. What it says of itself is checked, and of each part that it is
+    there with its size; the hashes of the parts are not (see read_part).
+
+    Raises RouterError as `read_manifest` does.
+    """
+    place = storage.place
+    size = storage.size(MANIFEST)
+    if size is None:
+        raise RouterError(f"{place}: no artifact here (manifest.json is missing).")
+    path = place / MANIFEST
+    if size > MOST_MANIFEST_BYTES:
+        raise RouterError(f"{path}: too large for a router's manifest; export the router again.")
+    content = storage.read(MANIFEST, size)
+    try:
+        text = content.decode("utf-8")
         manifest = json.loads(text)
-    except FileNotFoundError:
-        raise RouterError(f"{folder}: no artifact here (manifest.json is missing).") from None
-    except NotADirectoryError:
-        raise RouterError(f"{folder}: not a folder; give the artifact's folder.") from None
-    except OSError as error:
-        raise RouterError(f"{path}: cannot be read ({error.strerror}).") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise RouterError(f"{path}: damaged (no JSON); export the router again.") from None
     version = manifest.get("schema_version") if isinstance(manifest, dict) else None
-    if not isinstance(version, int):
+    if type(version) is not int or version < 1:
         raise RouterError(f"{path}: not a router's manifest; export the router again.")
     if version > SCHEMA_VERSION:
         raise RouterError(
             f"{path}: schema version {version} is newer than the {SCHEMA_VERSION} that this "
             "installation knows; update query-router."
         )
-    # The text too, since a changed blank or a doubled key leaves the content as it was.
-    if manifest.get("sha256") != content_hash(manifest) or text != text_of(manifest):
-        raise RouterError(f"{path}: damaged (its checksum differs); export the router again.")
-    for name in FILES:
-        part = folder / name
-        try:
-            whole = file_hash(part) == manifest["files"][name]["sha256"]
-        except FileNotFoundError:
+    _require_whole(manifest, text, path)
+    storage.require_only({MANIFEST, SIGNATURE, *manifest["files"]})
+    for name, told in manifest["files"].items():
+        found = storage.size(name)
+        if found is None:
             raise RouterError(
-                f"{part}: missing from the artifact; export the router again."
-            ) from None
-        except OSError as error:
-            raise RouterError(f"{part}: cannot be read ({error.strerror}).") from None
-        if not whole:
-            raise RouterError(f"{part}: damaged (its checksum differs); export the router again.")
-    return manifest
+                f"{place / name}: missing from the artifact; export the router again."
+            )
+        if found != told["bytes"]:
+            raise _damaged(place / name)
+    return manifest, content
 
 
-def amend_manifest(folder: Path, **changes: Any) -> None:
-    """Replace entries of an artifact's manifest."""
-    manifest = {**read_manifest(folder), **changes}
-    del manifest["schema_version"], manifest["files"], manifest["sha256"]
-    write_manifest(folder, manifest)
+def read_part(storage: Storage, manifest: dict[str, Any], name: str) -> bytes:
+    """A part's bytes, which are those that the manifest tells.
+
+    Raises RouterError where they are not.
+    """
+    told = manifest["files"][name]
+    content = storage.read(name, told["bytes"])
+    if hashlib.sha256(content).hexdigest() != told["sha256"]:
+        raise _damaged(storage.place / name)
+    return content
+
+
+def check_part(storage: Storage, manifest: dict[str, Any], name: str) -> None:
+    """Raise RouterError where a part's bytes are not those that the manifest tells."""
+    told = manifest["files"][name]
+    if storage.digest(name, told["bytes"]) != told["sha256"]:
+        raise _damaged(storage.place / name)
 
 
 def file_hash(path: Path) -> str:
@@ -87,3 +133,30 @@ def price_version(prices: dict[str, Any] | None) -> str | None:
     if not prices:
         return None
     return f"{max(price['date'] for price in prices.values())}-{content_hash(prices)[:12]}"
+
+
+def _require_whole(manifest: dict[str, Any], text: str, path: Path) -> None:
+    """Of the text too, since a changed blank or a doubled key leaves the content as it was."""
+    try:
+        whole = manifest.get("sha256") == content_hash(manifest) and text == text_of(manifest)
+    except RecursionError:  # deeper than it can be written
+        whole = False
+    if not whole:
+        raise _damaged(path)
+    problem = problem_of(manifest)
+    if problem:
+        raise RouterError(f"{path}: {problem}; export the router again.")
+
+
+def _sealed(manifest: dict[str, Any], place: Path) -> bytes:
+    """The manifest's bytes, with its own hash."""
+    sealed = {key: value for key, value in manifest.items() if key != "sha256"}
+    sealed["sha256"] = content_hash(sealed)
+    problem = problem_of(sealed)
+    if problem:
+        raise RouterError(f"{place / MANIFEST}: {problem}; it is not written.")
+    return text_of(sealed).encode()
+
+
+def _damaged(path: Path) -> RouterError:
+    return RouterError(f"{path}: damaged (its checksum differs); export the router again.")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from router.encoding.cache import encode_cached
 from router.encoding.encoder import learns
 from router.encoding.query_features import FEATURES, query_features
 from router.errors import RouterError
-from router.staging import staged_file
+from router.staging import staged_file, staged_folder
 
 
 class FeaturedEncoder:
@@ -50,14 +52,17 @@ class FeaturedEncoder:
         return np.hstack([vectors, np.float32(self.weight) * query_features(texts)])
 
     def export(self) -> Path:
-        """Folder with encoder.onnx, which takes `features` (batch, features) as an input beside the
-        tokens, and tokenizer.json."""
+        """Folder with tokenizer.json and encoder.onnx, which takes `features` (batch, features) as
+        an input beside the tokens; or, of a StaticEncoder, encoder.npy and encoder.json, which says
+        the features' weight."""
         if not hasattr(self.encoder, "export"):
             raise RouterError(
                 f"{type(self.encoder).__name__} has no method export, so no artifact can be made; "
                 "train with export=false."
             )
         source: Path = self.encoder.export()
+        if (source / "encoder.npy").is_file():
+            return _with_weight(source, self.weight)
         with (source / "encoder.onnx").open("rb") as file:
             made_of = hashlib.file_digest(file, "sha256")
         made_of.update(f"{self.weight!r} {len(FEATURES)}".encode())
@@ -69,6 +74,19 @@ class FeaturedEncoder:
             with staged_file(folder / "tokenizer.json") as staged:
                 staged.write_bytes((source / "tokenizer.json").read_bytes())
         return folder
+
+
+def _with_weight(source: Path, weight: float) -> Path:
+    """Folder of a static encoder beside which the artifact computes the features."""
+    folder = source.with_name(f"{source.name}-featured-{weight!r}-{len(FEATURES)}")
+    if not folder.is_dir():
+        with staged_folder(folder) as staged:
+            for name in ("encoder.npy", "tokenizer.json"):
+                shutil.copyfile(source / name, staged / name)
+            facts = json.loads((source / "encoder.json").read_text(encoding="utf-8"))
+            facts["features_weight"] = weight
+            (staged / "encoder.json").write_text(json.dumps(facts), encoding="utf-8")
+    return folder
 
 
 def _join(source: Path, target: Path, weight: float) -> None:

@@ -17,6 +17,7 @@ from router.staging import staged_folder
 
 if TYPE_CHECKING:
     import torch
+    from sentence_transformers import SentenceTransformer
 
 WARM_UP = 0.1  # share of the steps over which the learning rate rises
 WEIGHT_DECAY = 0.01
@@ -86,6 +87,15 @@ class FinetunedEncoder:
     @property
     def identity(self) -> str:
         return self._fitted().identity
+
+    @property
+    def weights_hash(self) -> str:
+        """See SentenceTransformerEncoder."""
+        return self._fitted().weights_hash
+
+    def load(self, dtype: str) -> SentenceTransformer:
+        """See SentenceTransformerEncoder."""
+        return self._fitted().load(dtype)
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """(n, d) float32 vectors of unit length."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 LIMIT = 6.0  # so that no odd prompt lies far from all others by one feature
+READ = 50_000  # characters of a text, where its length has long reached the limit
 
 SENTENCE_MARKS = re.compile(r"[.,;:!?]")
 SYMBOLS = re.compile(r"[{}\[\]()<>=_/*+\-#`$\\^|&%@~]")
@@ -80,6 +81,7 @@ FEATURES: dict[str, tuple[float, float, Callable[[str], float]]] = {
 def query_features(texts: Sequence[str]) -> np.ndarray:
     """(n, features) float32 in [-LIMIT, LIMIT]; a column for each of FEATURES, in their order."""
     usual, spread, readers = zip(*FEATURES.values(), strict=True)
-    values = np.array([[read(text) for read in readers] for text in texts], dtype=float)
+    starts = [text[:READ] for text in texts]
+    values = np.array([[read(text) for read in readers] for text in starts], dtype=float)
     scaled = (values.reshape(len(texts), len(FEATURES)) - usual) / spread
     return np.clip(scaled, -LIMIT, LIMIT).astype(np.float32)

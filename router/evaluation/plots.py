@@ -23,6 +23,7 @@ MARKERS = {
     "prompt length": "d",
     "task-label lookup": "^",
     "oracle": "P",
+    "router alone": "p",
 }
 DPI = 150
 INK = "#1a1a1a"

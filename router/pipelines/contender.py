@@ -73,14 +73,14 @@ class Contender:
 
 
 def contender(given: Any, option: str, outcomes: OutcomeMatrix) -> Contender:
-    """The exported router in a folder, or the model of that name.
+    """The exported router in a folder or a zip file, or the model of that name.
 
     Raises RouterError where it is neither, or may ask what the table does not know.
     """
     if given is None:
         raise RouterError(f"{option} is needed: give {option}=FOLDER, or the name of a model.")
     text = str(given)
-    if not Path(text).is_dir():
+    if not Path(text).is_dir() and (text in outcomes.candidates or not Path(text).is_file()):
         if text not in outcomes.candidates:
             raise RouterError(
                 f"{option}={text}: neither the folder of an artifact nor a model of the table; "

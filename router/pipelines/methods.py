@@ -22,6 +22,7 @@ FAMILIES = (
     "direct",
     "online",
     "meta",
+    "cascade",
 )
 
 
@@ -29,8 +30,8 @@ FAMILIES = (
 class Method:
     """A preset: `router train method=<name>`.
 
-    estimator, policy: options of these groups. lite: a paper that fine-tunes its encoder, on a
-    frozen one. simplified: what else differs from the paper.
+    estimator, policy, judge: options of these groups; a router has no judge. lite: a paper that
+        fine-tunes its encoder, on a frozen one. simplified: what else differs from the paper.
     """
 
     name: str
@@ -40,6 +41,12 @@ class Method:
     estimator: str
     policy: str
     simplified: str
+    judge: str | None = None
+
+    @property
+    def parts(self) -> list[str]:
+        """Estimator, judge where there is one, and policy."""
+        return [part for part in (self.estimator, self.judge, self.policy) if part is not None]
 
     @property
     def lite(self) -> bool:
@@ -58,6 +65,7 @@ def _read(content: Any) -> Method:
     return Method(
         estimator=chosen["override /estimator"],
         policy=chosen["override /policy"],
+        judge=chosen.get("override /judge"),
         **content["method"],
     )
 
@@ -72,13 +80,13 @@ def show_methods(arguments: list[str]) -> None:
         console.print(markdown(methods()), end="")
         return
     table = Table(box=None, pad_edge=False)
-    for heading in ("method", "family", "estimator", "policy", "paper"):
+    for heading in ("method", "family", "estimator, judge", "policy", "paper"):
         table.add_column(heading, no_wrap=True)
     for method in methods():
         table.add_row(
             method.name,
             method.family,
-            method.estimator,
+            ", ".join(method.parts[:-1]),
             method.policy,
             method.paper,
         )
@@ -90,12 +98,12 @@ def show_methods(arguments: list[str]) -> None:
 def markdown(rows: Sequence[Method]) -> str:
     """The table of docs/methods.md."""
     lines = [
-        "| `method=` | system, paper | family | estimator x policy | simplified |",
+        "| `method=` | system, paper | family | estimator (x judge) x policy | simplified |",
         "|---|---|---|---|---|",
     ]
     lines += [
         f"| `{row.name}` | {row.system}, {row.paper} | {row.family} "
-        f"| `{row.estimator}` x `{row.policy}` | {row.simplified} |"
+        f"| {' x '.join(f'`{part}`' for part in row.parts)} | {row.simplified} |"
         for row in rows
     ]
     return "\n".join(lines) + "\n"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 
+from router.artifact.storage import is_zip
 from router.errors import RouterError
 from router.staging import staged_folder
 
@@ -47,6 +48,28 @@ def run_folder(target: Path, option: str = "hydra.run.dir") -> Iterator[Path]:
             if error.errno in NOT_WRITABLE:
                 raise _cannot_be_written(target, error, remedy) from None
             raise
+
+
+@contextmanager
+def new_place(target: Path, option: str) -> Iterator[Path]:
+    """Where an artifact is to be written: a zip file that is not there yet, or as `run_folder`.
+
+    Raises RouterError where there is such a file, or it cannot be written.
+    """
+    if not is_zip(target):
+        with run_folder(target, option) as folder:
+            yield folder
+        return
+    remedy = f"give a new file with {option}=FILE.zip."
+    if target.exists():
+        raise RouterError(f"{shown(target)}: there already; {remedy}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield target
+    except OSError as error:
+        if error.errno not in (*NOT_WRITABLE, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise _cannot_be_written(target, error, remedy) from None
 
 
 def _cannot_be_written(target: Path, error: OSError, remedy: str) -> RouterError:

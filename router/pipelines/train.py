@@ -18,7 +18,7 @@ from router.artifact.manifest import amend_manifest
 from router.artifact.runtime import Router
 from router.encoding.cache import encode_cached
 from router.encoding.encoder import Encoder, learns
-from router.estimators.head import Head, cross_predict
+from router.estimators.head import FoldHeads, Head
 from router.estimators.judge import Judge
 from router.evaluation.baselines import Baselines
 from router.evaluation.evaluate import Evaluation, evaluate
@@ -34,8 +34,16 @@ from router.pipelines.console import (
     print_outcomes,
 )
 from router.pipelines.parts import build
+from router.pipelines.precision import PRECISIONS, Encoding, Tuning, encoding_of
 from router.pipelines.run_folder import output_folder, point_to_latest, run_folder, shown
-from router.pipelines.values import share, text_or_null, texts, true_or_false, whole_number
+from router.pipelines.values import (
+    one_of,
+    share,
+    text_or_null,
+    texts,
+    true_or_false,
+    whole_number,
+)
 from router.policies import Policy
 from router.prediction import Prediction
 from router.tracking.tracker import FinishedRun, Tracker
@@ -79,6 +87,7 @@ class Settings:
     resamples: int
     margin: float
     export: bool
+    precision: str
     examples: list[str]
     latest: str | None
     name: str | None
@@ -92,6 +101,8 @@ class Settings:
             resamples=whole_number(config, "evaluation.resamples", least=2),
             margin=share(config, "evaluation.margin"),
             export=true_or_false(config, "export"),
+            # A run of an earlier version knows no other.
+            precision=one_of(config, "precision", PRECISIONS) if "precision" in config else "fp32",
             examples=texts(config, "examples"),
             latest=text_or_null(config, "latest"),
             name=text_or_null(config, "name"),
@@ -100,13 +111,18 @@ class Settings:
 
 @dataclass(frozen=True)
 class Trained:
-    """What the train side yields: the fitted head, the tuned policy and what tuned it."""
+    """What the train side yields: the fitted head, the tuned policy and what tuned it.
+
+    encoding: the encoder as it ships, on whose predictions the policy was tuned; None where there
+        is to be no artifact.
+    """
 
     head: Head
     policy: Policy
     baselines: Baselines
     validation: OutcomeMatrix
     validation_prediction: Prediction
+    encoding: Encoding | None = None
 
 
 def train(config: DictConfig) -> float:
@@ -136,7 +152,8 @@ def train(config: DictConfig) -> float:
         router = None
         if settings.export:
             with console.status("Exporting"):
-                router = _export(folder / "artifact", parts.encoder, trained, outcomes, data)
+                (folder / "artifact").mkdir()
+                router = export_trained(folder / "artifact", trained, outcomes, data)
         prediction, parity = _predict_test(parts.encoder, trained, router, test)
         with console.status("Judging"):
             evaluation = evaluate(
@@ -175,7 +192,8 @@ def fit(parts: Parts, settings: Settings, outcomes: OutcomeMatrix, split: Split)
 
     Without a validation side the policy is tuned on out-of-fold predictions of the train side. An
     encoder that learns from outcomes has no out-of-fold vectors: it is given a held-out fold as
-    validation side.
+    validation side. Where there is to be an artifact, the policy is tuned on predictions from the
+    vectors that its encoder will serve (see router.pipelines.precision).
     """
     head, encoder = parts.head, parts.encoder
     if learns(encoder):
@@ -185,18 +203,30 @@ def fit(parts: Parts, settings: Settings, outcomes: OutcomeMatrix, split: Split)
     train_side = with_answer_vectors(outcomes.take(split.train), encoder, head.judge)
     vectors = encode_cached(encoder, train_side.prompts, "Embedding train prompts")
     if split.validation is None:
-        validation = train_side
-        predicted = cross_predict(head, vectors, train_side, settings.folds, settings.random_state)
+        validation, held_out = train_side, vectors
+        unseen = FoldHeads(head, vectors, train_side, settings.folds, settings.random_state)
         with console.status("Fitting"):
             fitted = head.fit(vectors, train_side)
     else:
         validation = with_answer_vectors(outcomes.take(split.validation), encoder, head.judge)
         with console.status("Fitting"):
-            fitted = head.fit(vectors, train_side)
+            unseen = fitted = head.fit(vectors, train_side)
         held_out = encode_cached(encoder, validation.prompts, "Embedding validation prompts")
-        predicted = fitted.predict(held_out, validation)
+    predicted, encoding = unseen.predict(held_out, validation), None
+
+    def predict(served: Encoder) -> Prediction:
+        vectors = encode_cached(
+            served, validation.prompts, "Embedding validation prompts as served"
+        )
+        return unseen.predict(vectors, with_answer_vectors(validation, served, head.judge))
+
+    if settings.export:
+        tuning = Tuning(validation, predicted, predict, parts.policy)
+        encoding = encoding_of(encoder.export(), settings.precision, tuning)  # type: ignore[attr-defined]
+        predicted = encoding.prediction
     policy = parts.policy.tune(predicted, validation)
-    return Trained(fitted, policy, Baselines.fit(train_side, policy), validation, predicted)
+    baselines = Baselines.fit(train_side, policy)
+    return Trained(fitted, policy, baselines, validation, predicted, encoding)
 
 
 def _with_validation(split: Split, outcomes: OutcomeMatrix, settings: Settings) -> Split:
@@ -216,10 +246,14 @@ def query_hash(outcomes: OutcomeMatrix) -> str:
     return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
-def _export(
-    folder: Path, encoder: Any, trained: Trained, outcomes: OutcomeMatrix, data: dict[str, Any]
+def export_trained(
+    place: Path, trained: Trained, outcomes: OutcomeMatrix, data: dict[str, Any]
 ) -> Router:
-    folder.mkdir()
+    """Write what was fitted with export=true into an empty folder, or into a zip file.
+
+    data: what the manifest says of the outcomes.
+    """
+    assert trained.encoding is not None
     prices = None
     if outcomes.prices is not None:
         prices = {
@@ -229,9 +263,14 @@ def _export(
             )
         }
     description = Description(prices=prices, data=data, baselines=trained.baselines.to_dict())
-    return write_artifact(
-        folder, encoder, trained.head, trained.policy, outcomes.candidates, description
+    encoding = trained.encoding
+    router = write_artifact(
+        place, encoding, trained.head, trained.policy, outcomes.candidates, description
     )
+    if encoding.facts is None:
+        return router
+    amend_manifest(place, encoder=encoding.facts)
+    return Router(place)
 
 
 def with_answer_vectors(
@@ -263,7 +302,7 @@ def _predict_test(
     vectors = encode_cached(router, test.prompts, "Embedding test prompts as served")
     seen = with_answer_vectors(test, router, judge)
     prediction = router.predict(vectors)
-    if router.judge is not None:
+    if router.judge is not None and seen.answers is not None:
         prediction = replace(
             prediction, judged=router.judge.judged(vectors, seen.prompts, seen.answers)
         )
