@@ -66,13 +66,16 @@ def _signals(response: str, told: Mapping[str, Any]) -> dict[str, float]:
         raise RouterError(
             f"The answer's signals name {unknown[0]!r}; known are {', '.join((*SIGNALS, *LISTS))}."
         )
+    strange = RouterError(
+        "The answer's signals hold something that is no number; give numbers, a list of texts in "
+        "responses, and a list of numbers in logprobs."
+    )
+    if any(isinstance(told.get(name), str | bytes | Mapping) for name in LISTS):
+        raise strange
     try:
         signals = signals_of(response, told)
     except (TypeError, ValueError):
-        raise RouterError(
-            "The answer's signals hold something that is no number; give numbers, texts in "
-            "responses, and numbers in logprobs."
-        ) from None
+        raise strange from None
     infinite = [name for name, value in signals.items() if np.isinf(value)]
     if infinite:
         raise RouterError(f"The answer's signal {infinite[0]!r} is infinite; give a finite number.")
