@@ -33,6 +33,7 @@ usage: router <verb> [key=value ...]
   add-candidate     a new LLM joins a finished run       router add-candidate run=DIR labels=FILE
   data              check and summarise a table          router data data=table data.path=FILE
 
+  serve             the router as an HTTP service        router serve artifact=PATH port=8080
   route             choose the LLM for a prompt          router route --artifact DIR "prompt"
   inspect           what is an artifact?                 router inspect --artifact PATH
   sign              sign an artifact                     router sign --artifact PATH --key FILE
@@ -67,6 +68,7 @@ HYDRA_VERBS = {
     "drift": "router.pipelines.drift.drift",
     "add-candidate": "router.pipelines.add_candidate.add_candidate",
     "express": "router.pipelines.express.express",
+    "serve": "router.serving.serve.serve",
 }
 BAD_INPUT = 2
 ARTIFACT = "the artifact, a folder or a zip file"
@@ -112,14 +114,17 @@ def _run(verb: str, *rest: str) -> None:
         verbs = [*HYDRA_VERBS, "methods", "inspect", "outcome", "route", "sign"]
         alike = "".join(f" (did you mean {v}?)" for v in get_close_matches(verb, verbs, n=1))
         raise RouterError(f"'{verb}' is no verb of router; verbs are {', '.join(verbs)}{alike}.")
+    tier = ("serve", "serving") if verb == "serve" else ("train", "training")
     try:
         from router.pipelines.launch import launch
-        from router.pipelines.methods import show_methods
+
+        if verb == "methods":
+            from router.pipelines.methods import show_methods
     except ModuleNotFoundError as error:
         if error.name != "hydra":
             raise
         raise RouterError(
-            f"router {verb} needs the training tier: pip install 'query-router[train]'."
+            f"router {verb} needs the {tier[1]} tier: pip install 'query-router[{tier[0]}]'."
         ) from None
     if verb == "methods":
         return show_methods(list(rest))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -36,9 +37,11 @@ class Prediction:
         expected = (len(self.quality), len(self.candidates))
         for name in ("quality", "quality_se", "cost", "latency"):
             values = getattr(self, name)
-            if values is not None and values.shape != expected:
+            if values is None:
+                continue
+            if values.shape != expected:
                 raise ValueError(f"Prediction.{name} has shape {values.shape}, expected {expected}")
-            if values is not None and not np.isfinite(values).all():
+            if not _all_finite(values):
                 row, column = np.argwhere(~np.isfinite(values))[0]
                 raise RouterError(
                     f"The predicted {name} of {self.candidates[column]!r} is "
@@ -70,3 +73,8 @@ class Prediction:
             latency=None if self.latency is None else self.latency[rows],
             judged=None if self.judged is None else self.judged[rows],
         )
+
+
+def _all_finite(values: np.ndarray) -> bool:
+    # A sum of squares is finite if all of them are, but for squares that overflow: one quick look.
+    return math.isfinite(np.vdot(values, values)) or bool(np.isfinite(values).all())

@@ -26,7 +26,7 @@ from test_architecture import run_guarded
 import router
 from router.artifact.archive import open_artifact
 from router.artifact.export import Description, copy_artifact, write_artifact
-from router.artifact.manifest import amend_manifest, read_manifest
+from router.artifact.manifest import SCHEMA_VERSION, amend_manifest, read_manifest
 from router.artifact.storage import pack
 from router.errors import RouterError
 from router.estimators import Ridge
@@ -37,6 +37,7 @@ from router.policies import Utility
 RunRouter = Callable[..., Finished]
 FIXTURES = Path(__file__).parent / "fixtures"
 OLD = FIXTURES / "artifact-schema-1"
+VERSIONS = sorted(path.name for path in FIXTURES.glob("artifact-schema-?"))
 SMALL = ("head.onnx", "tokenizer.json")  # parts of the old fixture, beside encoder.onnx
 PROMPTS = ("algebra question number 7", "poetry question number 7", "Füße 🇵🇪")
 anywhere = settings(
@@ -80,7 +81,7 @@ def is_close(found: Any, expected: Any) -> bool:
     return found == (pytest.approx(expected, rel=1e-4) if isinstance(expected, float) else expected)
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in FIXTURES.glob("artifact-schema-?")))
+@pytest.mark.parametrize("name", VERSIONS)
 def test_an_old_artifact_decides_as_it_did(name: str) -> None:
     loaded = router.load(FIXTURES / name)
     told = json.loads((FIXTURES / f"{name}.decisions.json").read_text(encoding="utf-8"))
@@ -93,8 +94,9 @@ def test_an_old_artifact_decides_as_it_did(name: str) -> None:
 
 
 def test_the_fixtures_are_of_the_versions_that_they_name() -> None:
-    for path in FIXTURES.glob("artifact-schema-?"):
-        assert path.name == f"artifact-schema-{read_manifest(path)['schema_version']}"
+    found = [read_manifest(FIXTURES / name)["schema_version"] for name in VERSIONS]
+    assert [f"artifact-schema-{version}" for version in found] == VERSIONS
+    assert found == list(range(1, SCHEMA_VERSION + 1))
 
 
 # ---- A folder and a zip file --------------------------------------------------------------------
@@ -123,7 +125,7 @@ def test_equal_files_make_equal_bytes(folder: Path, zipped: Path, tmp_path: Path
 def test_an_archive_gives_the_bytes_of_its_parts(folder: Path, zipped: Path) -> None:
     for place in (folder, zipped):
         with open_artifact(place) as archive:
-            assert archive.encoder, archive.head == ("encoder.onnx", "head.onnx")
+            assert (archive.encoder, archive.head) == ("encoder.onnx", "head.onnx")
             assert sorted(archive.names) == sorted([archive.encoder, *SMALL])
             for name in archive.names:
                 assert archive.read(name) == (OLD / name).read_bytes()
@@ -160,9 +162,15 @@ def test_amending_changes_the_manifest_alone(
 # ---- Damage -------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", VERSIONS)
 @anywhere
 @given(data=st.data())
-def test_a_flipped_or_cut_byte_of_a_folder_is_refused(folder: Path, data: st.DataObject) -> None:
+def test_a_flipped_or_cut_byte_of_a_folder_is_refused(
+    tmp_path: Path, name: str, data: st.DataObject
+) -> None:
+    folder = tmp_path / name
+    if not folder.is_dir():
+        shutil.copytree(FIXTURES / name, folder, copy_function=shutil.copyfile)
     path = folder / data.draw(st.sampled_from(sorted(part.name for part in folder.iterdir())))
     whole = path.read_bytes()
     try:

@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+import yaml
 from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,9 +35,9 @@ from router.serving.choosing import fallbacks_of
 from router.serving.live import Live
 from router.serving.live_settings import LiveSettings
 from router.serving.sessions import Sessions
-from router.serving.upstream_settings import UpstreamSettings
+from router.serving.upstream_settings import FallbackSettings, Upstream, UpstreamSettings
 from router.serving.upstreams import Upstreams, Usage
-from tests.conftest import TrainedRun
+from tests.conftest import ROOT, TrainedRun
 from tests.upstream_server import (
     Answers,
     Breaks,
@@ -90,7 +91,7 @@ def upstream(running: UpstreamServer) -> UpstreamServer:
 
 
 class LogRecorder:
-    """The recorder's contract, straight on a decision log."""
+    """What the front needs of the service's recorder, straight on a decision log."""
 
     def __init__(self, log: router.DecisionLog):
         self._log = log
@@ -494,7 +495,10 @@ def test_only_the_stated_failures_fall_back_and_in_the_stated_order(
             started.ask(extra_headers={"x-router-candidates": f"{chosen},small"})
         among_allowed = upstream.models
     upstream.asked.clear()
-    with front(fallback={"on": ["timeout"]}) as started, pytest.raises(openai.InternalServerError):
+    with (
+        front(fallback={"failures": ["timeout"]}) as started,
+        pytest.raises(openai.InternalServerError),
+    ):
         started.ask()
     not_on = upstream.models
     upstream.asked.clear()
@@ -833,6 +837,11 @@ MESSAGES = [{"role": "user", "content": PROMPT}]
         ({"messages": MESSAGES}, "model: Field required."),
         ({"model": "router", "messages": []}, "messages: "),
         ({"model": "router", "messages": [{"role": "king", "content": "x"}]}, "messages.0.role: "),
+        ({"model": "router", "messages": [{"role": "developer"}]}, "needs content"),
+        (
+            {"model": "router", "messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "needs the field image_url",
+        ),
         ({"model": "router", "messages": MESSAGES, "n": 0}, "n: "),
         ({"model": "router", "messages": MESSAGES, "temperature": float("nan")}, "temperature: "),
         ({"model": "router", "messages": MESSAGES, "router": {"budget": -1}}, "router.budget: "),
@@ -1048,6 +1057,17 @@ def test_upstreams_can_stand_in_a_file(tmp_path: Path) -> None:
     both = {"file": file, "candidates": {"a": {"model": "openai/a"}}}
     with pytest.raises(router.RouterError, match="both candidates and file"):
         UpstreamSettings.model_validate(both).read_candidates()
+
+
+def test_the_config_tells_every_setting_and_what_holds_without_it() -> None:
+    config = (ROOT / "conf" / "serve.yaml").read_text()
+    comment = config.partition("with candidates as here):\n")[2].partition("upstreams: null")[0]
+    told = yaml.safe_load("\n".join(line.removeprefix("#") for line in comment.splitlines()))
+    upstream = Upstream(model="openai/NAME")
+    assert UpstreamSettings.model_validate(told) == UpstreamSettings(candidates={"NAME": upstream})
+    assert set(told) == set(UpstreamSettings.model_fields) - {"file"}
+    assert set(told["candidates"]["NAME"]) == set(Upstream.model_fields)
+    assert set(told["fallback"]) == set(FallbackSettings.model_fields)
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_the_help_of_a_verb_lists_its_groups_options_and_values(
     assert "Powered by Hydra" not in finished.out
     assert max(map(len, finished.out.splitlines())) <= 100
     groups = {
-        "train": ["data", "split", "encoder", "estimator", "cost", "policy", "tracking"],
+        "train": ["data", "split", "encoder", "estimator", "cost", "judge", "policy", "tracking"],
         "evaluate": ["data", "split"],
         "export": ["policy"],
         "express": ["encoder"],

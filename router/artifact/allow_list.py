@@ -73,7 +73,20 @@ def decide_among(
     eligible: np.ndarray, policy: Policy, prediction: Prediction, uniform: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, str]:
     """((m,) probability of each candidate, (m,) weights of those to ask, the reason) for the single
-    query of `prediction`.
+    query of `prediction`. Arguments are those of `choose_among`."""
+    probabilities, votes, seen = choose_among(eligible, policy, prediction, uniform)
+    if seen is None:
+        reason = "the policy asks none of the eligible; the best predicted of them"
+    else:
+        reason = policy.reason(seen, int(votes.argmax()))
+    return probabilities, votes, reason
+
+
+def choose_among(
+    eligible: np.ndarray, policy: Policy, prediction: Prediction, uniform: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, Prediction | None]:
+    """((m,) probability of each candidate, (m,) weights of those to ask, what the policy saw; None
+    where it asks none of the eligible) for the single query of `prediction`.
 
     A policy may know candidates by name or place, so none is taken away from it. It decides as if
     the others were no good (see `_no_good`), and what chance it leaves them, to explore, is shared
@@ -82,20 +95,20 @@ def decide_among(
 
     eligible: (m,) at least one True. uniform: (1,) in [0, 1).
     """
-    if eligible.all():
+    if np.count_nonzero(eligible) == len(eligible):
         probabilities = policy.probabilities(prediction)
-        votes = policy.votes(prediction, draw(probabilities, uniform))[0]
-        return probabilities[0], votes, policy.reason(prediction, int(votes.argmax()))
+        votes = policy.votes(prediction, draw(probabilities, uniform))
+        return probabilities[0], votes[0], prediction
     seen = _no_good(prediction, ~eligible)
     left = _share_out(policy.probabilities(seen), eligible)
     if left is None:
         quality = np.where(eligible, prediction.quality, -np.inf)
         best = cheapest_best(quality, prediction.cost)
         alone = one_hot(best, len(eligible))[0]
-        return alone, alone, "the policy asks none of the eligible; the best predicted of them"
-    votes = _share_out(policy.votes(seen, draw(left, uniform)), eligible)
-    assert votes is not None  # the drawn one has a vote
-    return left[0], votes[0], policy.reason(seen, int(votes[0].argmax()))
+        return alone, alone, None
+    shared = _share_out(policy.votes(seen, draw(left, uniform)), eligible)
+    assert shared is not None  # the drawn one has a vote
+    return left[0], shared[0], seen
 
 
 def _no_good(prediction: Prediction, barred: np.ndarray) -> Prediction:

@@ -7,9 +7,10 @@ import json
 import numbers
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
 from uuid import uuid4
 
 from router.errors import RouterError
@@ -27,6 +28,23 @@ if TYPE_CHECKING:
     from router.artifact.runtime import Decision
 
 MAX_BYTES = 64 * 2**20
+
+
+class Told(TypedDict, total=False):
+    """What an outcome may tell; None as if it were left out.
+
+    score: in [0, 1]. cost_usd: of all tries. latency_s: seconds until the answer was complete.
+    retries: further tries that the answer needed. source: who gave the score ("user", "judge").
+    """
+
+    score: float | None
+    cost_usd: float | None
+    input_tokens: float | None
+    output_tokens: float | None
+    latency_s: float | None
+    retries: int | None
+    task: str | None
+    source: str | None
 
 
 class DecisionLog:
@@ -83,7 +101,11 @@ class DecisionLog:
 
         Raises RouterError where the record is unsound or cannot be written; it is not logged then.
         """
-        self._append(
+        self._append(self.decision_line(decision, prompt, user=user), DECISION)
+
+    def decision_line(self, decision: Decision, prompt: str, *, user: str | None = None) -> bytes:
+        """What `decision` logs, for `append`; raises RouterError where it is unsound."""
+        return _line(
             {
                 "schema": SCHEMA_VERSION,
                 "kind": DECISION,
@@ -106,46 +128,41 @@ class DecisionLog:
             }
         )
 
-    def outcome(
-        self,
-        request_id: str,
-        *,
-        score: float | None = None,
-        cost_usd: float | None = None,
-        input_tokens: float | None = None,
-        output_tokens: float | None = None,
-        latency_s: float | None = None,
-        retries: int | None = None,
-        task: str | None = None,
-        source: str | None = None,
-    ) -> None:
+    def outcome(self, request_id: str, **told: Unpack[Told]) -> None:
         """Log what became known of a decision, at any time and in any part: costs by the gateway at
         once, say, and the score by a judge a day later. What is told again replaces the earlier.
 
-        score: in [0, 1]. cost_usd: of all tries. latency_s: seconds until the answer was complete.
-        retries: further tries that the answer needed. source: who gave the score ("user", "judge").
+        told: see `Told`.
 
         Raises RouterError as `decision` does.
         """
-        told = {
-            "score": score,
-            "cost_usd": cost_usd,
-            "input_tokens": input_tokens,
-            "output_tokens": output_tokens,
-            "latency_s": latency_s,
-            "retries": retries,
-        }
-        self._append(
+        self._append(self.outcome_line(request_id, **told), OUTCOME)
+
+    def outcome_line(self, request_id: str, **told: Unpack[Told]) -> bytes:
+        """What `outcome` logs, for `append`; raises RouterError where it is unsound."""
+        for name in told:
+            if name not in Told.__annotations__:
+                raise TypeError(f"an outcome has no {name!r}")
+        return _line(
             {
                 "schema": SCHEMA_VERSION,
                 "kind": OUTCOME,
                 "request_id": request_id,
                 "time": _now(),
-                **{name: _plain(value) for name, value in told.items()},
-                "task": task,
-                "source": source,
+                **{name: _plain(told.get(name)) for name in Told.__annotations__},
             }
         )
+
+    def append(self, lines: Sequence[bytes]) -> None:
+        """Log several records with one wait for the disk: all of them or, unless the machine goes
+        down meanwhile, none.
+
+        lines: of `decision_line` and `outcome_line`.
+
+        Raises RouterError where they cannot be written.
+        """
+        if lines:
+            self._append(b"".join(lines), "group of records")
 
     def close(self) -> None:
         """Close the file; a later record begins a new one."""
@@ -163,23 +180,18 @@ class DecisionLog:
     ) -> None:
         self.close()
 
-    def _append(self, record: dict[str, Any]) -> None:
-        problem = problem_of(record)
-        if problem:
-            raise RouterError(f"The {record['kind']} cannot be logged: it {problem}.")
-        # ASCII: neither a lone surrogate nor a line separator within a prompt harms the line.
-        line = json.dumps(record, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+    def _append(self, lines: bytes, what: str) -> None:
         with self._lock:
             try:
-                self._write(self._open(len(line)), line)
+                self._write(self._open(len(lines)), lines)
             except OSError as error:
                 raise RouterError(
-                    f"{self.folder}: the {record['kind']} cannot be logged ({error.strerror}); "
+                    f"{self.folder}: the {what} cannot be logged ({error.strerror}); "
                     "free some space there, or log to another folder."
                 ) from None
 
     def _open(self, more: int) -> FileIO:
-        """The file for a line of so many bytes."""
+        """The file for so many bytes more."""
         if self._process != os.getpid():  # forked: the open file is the parent's to write
             self._leave()
         if self._file is not None and self._file.tell() + more > self.max_bytes:
@@ -194,17 +206,19 @@ class DecisionLog:
                 _sync_folder(self.folder)
         return self._file
 
-    def _write(self, file: FileIO, line: bytes) -> None:
+    def _write(self, file: FileIO, lines: bytes) -> None:
         start = file.tell()
         try:
-            written = file.write(line)
-            while written < len(line):  # the disk is nearly full: the next call says so
-                written += file.write(line[written:])
+            written = file.write(lines)
+            while written < len(lines):  # the disk is nearly full: the next call says so
+                written += file.write(lines[written:])
             if self.sync:
                 os.fsync(file.fileno())
         except BaseException:  # Ctrl-C too: what stands half would join the next line
             try:
                 file.truncate(start)
+                if start == 0:  # else each try on a full disk leaves an empty file behind
+                    Path(file.name).unlink()
             finally:
                 self._leave()
             raise
@@ -213,6 +227,14 @@ class DecisionLog:
         file, self._file = self._file, None
         if file is not None:
             file.close()
+
+
+def _line(record: dict[str, Any]) -> bytes:
+    problem = problem_of(record)
+    if problem:
+        raise RouterError(f"The {record['kind']} cannot be logged: it {problem}.")
+    # ASCII: neither a lone surrogate nor a line separator within a prompt harms the line.
+    return json.dumps(record, allow_nan=False, separators=(",", ":")).encode() + b"\n"
 
 
 def _now() -> str:

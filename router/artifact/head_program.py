@@ -8,59 +8,83 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from router.artifact.program import bound, packed
-
-# Beyond so many steps numpy's calls take longer than a cold start of onnxruntime is worth.
-MOST_STEPS = 100
+from router.artifact.linear_steps import joined
+from router.artifact.operators import bound
+from router.artifact.program import packed
+from router.artifact.steps import Step, merged, needed
 
 
 def as_program(model: onnx.ModelProto) -> bytes | None:
     """The content of a head.npz that computes the model; None where an operator is not known to the
-    program, as trees are not, or it takes too many steps.
+    program, as trees are not.
 
-    What does not depend on the vector is computed here, once.
+    What does not depend on the vector is computed here, once; what is linear in the same values
+    becomes one matrix product; what no output needs goes.
     """
-    names = {entry.name: 0 for entry in model.graph.input}
+    names = [entry.name for entry in model.graph.input]
     if len(names) != 1:
         return None
-    constants = [numpy_helper.to_array(entry) for entry in model.graph.initializer]
-    known: dict[str, np.ndarray] = {
-        entry.name: value for entry, value in zip(model.graph.initializer, constants, strict=True)
-    }
-    steps: list[tuple[str, list[str], str, dict[str, Any]]] = []
+    width = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
+    known = {entry.name: numpy_helper.to_array(entry) for entry in model.graph.initializer}
     renamed: dict[str, str] = {}
+    steps: list[Step] = []
     for node in model.graph.node:
-        inputs = [renamed.get(name, name) for name in node.input]
-        if node.op_type == "Identity":
+        inputs = tuple(renamed.get(name, name) for name in node.input)
+        if node.op_type == "Identity" or (node.op_type == "Concat" and len(inputs) == 1):
             renamed[node.output[0]] = inputs[0]
             continue
-        attributes = {entry.name: _plain(node, entry) for entry in node.attribute}
-        if len(node.output) != 1 or node.domain not in ("", "ai.onnx") or "" in inputs:
+        if node.domain not in ("", "ai.onnx") or "" in inputs:
             return None
-        try:
-            run = bound(node.op_type, attributes)
-        except (KeyError, TypeError):
-            return None
-        if all(name in known for name in inputs):
-            known[node.output[0]] = np.asarray(run(*[known[name] for name in inputs]))
-        else:
-            steps.append((node.op_type, inputs, node.output[0], attributes))
-    if len(steps) > MOST_STEPS:
-        return None
+        for step in _steps_of(node, inputs, known):
+            try:
+                run, taken = bound(step.kind, step.attributes, [known.get(n) for n in step.inputs])
+            except (KeyError, TypeError):
+                return None
+            if all(name in known for name in inputs):
+                known[step.output] = np.asarray(run(*[known[n] for n in step.inputs[:taken]]))
+            else:
+                steps.append(step)
     outputs = {entry.name: renamed.get(entry.name, entry.name) for entry in model.graph.output}
-    needed = {name for _, inputs, _, _ in steps for name in inputs} | set(outputs.values())
-    kept = [name for name in known if name in needed]
-    place = {**names, **{name: 1 + i for i, name in enumerate(kept)}}
-    for _, _, output, _ in steps:
-        place[output] = len(place)
+    steps, again = merged(needed(steps, set(outputs.values())), known)
+    outputs = {name: again.get(value, value) for name, value in outputs.items()}
+    steps = joined(steps, known, set(outputs.values()), {names[0]: width})
+    steps, _ = merged(needed(steps, set(outputs.values())), known)
+    used = {name for step in steps for name in step.inputs} | set(outputs.values())
+    kept = [name for name in known if name in used]
+    place = {name: i for i, name in enumerate([*names, *kept, *(step.output for step in steps)])}
     return packed(
         [known[name] for name in kept],
         [
-            (kind, [place[n] for n in inputs], place[out], attrs)
-            for kind, inputs, out, attrs in steps
+            (step.kind, [place[n] for n in step.inputs], place[step.output], step.attributes)
+            for step in steps
         ],
         {name: place[value] for name, value in outputs.items()},
     )
+
+
+def _steps_of(
+    node: onnx.NodeProto, inputs: tuple[str, ...], known: dict[str, np.ndarray]
+) -> list[Step]:
+    """One step for each result; those of a Split are slices. Adds the slices' bounds to what is
+    known."""
+    attributes = {entry.name: _plain(node, entry) for entry in node.attribute}
+    if len(node.output) == 1:
+        return [Step(node.op_type, inputs, node.output[0], attributes)]
+    if node.op_type != "Split":
+        return [
+            Step(node.op_type, inputs, output, {**attributes, "output": i})
+            for i, output in enumerate(node.output)
+            if output
+        ]
+    ends = known[inputs[1]].cumsum()
+    starts = ends - known[inputs[1]]
+    steps = []
+    for output, start, end in zip(node.output, starts, ends, strict=True):
+        bounds = {"start": start, "end": end, "axis": attributes["axis"]}
+        for name, value in bounds.items():
+            known[f"{output}.{name}"] = np.array([value], dtype=np.int64)
+        steps.append(Step("Slice", (inputs[0], *(f"{output}.{n}" for n in bounds)), output, {}))
+    return steps
 
 
 def _plain(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> Any:

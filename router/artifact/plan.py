@@ -8,12 +8,14 @@ import hmac
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
+from uuid import uuid4
 
 import numpy as np
 
 from router.errors import RouterError
 from router.outcomes.log_records import prompt_sha256
+from router.policies import Policy
 from router.policies.sequential import STOP, Sequential
 
 if TYPE_CHECKING:
@@ -39,7 +41,8 @@ class Plan:
     Every policy makes one: of a router it has a single step, of a cascade up to as many as there
     are candidates.
 
-    decision: the first step, as `Router.route` tells it.
+    decision: on the present step, for a decision log; the first is as `Router.route` tells it, the
+        later ones follow from the answers, with probability 1 and a request id of their own.
     step: candidate to ask now; None once the plan is over.
     answer: candidate whose answer is the caller's; None until the plan is over.
     asked: the steps behind us.
@@ -59,6 +62,11 @@ class Plan:
         """The plan before its first step."""
         return cls(router, prompt, decision, decision.candidate, None, (), decision.reason)
 
+    @property
+    def looks(self) -> bool:
+        """Whether answers are looked at, so that there may be several steps."""
+        return self._goes_on(self.router.policy)
+
     def accept(self, response: str, signals: Mapping[str, Any] | None = None) -> Plan:
         """What follows from the answer of `step`: another step, or the end.
 
@@ -72,12 +80,24 @@ class Plan:
             raise RouterError("The plan is over; begin another with plan(prompt).")
         if not isinstance(response, str):
             raise RouterError("The response is no text; give what the candidate answered.")
-        policy, judge = self.router.policy, self.router.judge
-        if not isinstance(policy, Sequential) or judge is None:
-            asked = (*self.asked, Asked(self.step, None))
-            return replace(self, step=None, answer=self.step, asked=asked, reason="the only step")
+        policy = self.router.policy
+        if not self._goes_on(policy):
+            return replace(self.stands(), reason="the only step")
         judged = self.router.judge_answer(self.prompt, self.step, response, signals or {})
         return self._after((*self.asked, Asked(self.step, judged)), policy)
+
+    def stands(self) -> Plan:
+        """The plan where the answer of `step` stands unjudged, and so ends it."""
+        if self.step is None:
+            raise RouterError("The plan is over; begin another with plan(prompt).")
+        asked = (*self.asked, Asked(self.step, None))
+        return replace(self, step=None, answer=self.step, asked=asked, reason="not judged")
+
+    def _goes_on(self, policy: Policy) -> TypeGuard[Sequential]:
+        """Whether an answer may lead to another step: not where something else than the artifact's
+        own policy decided, such as a kill switch."""
+        own = self.decision.policy == type(policy).__name__
+        return isinstance(policy, Sequential) and self.router.judge is not None and own
 
     def failed(self) -> Plan:
         """What follows where `step` gave no answer: as if it were not among the candidates.
@@ -91,10 +111,15 @@ class Plan:
             raise RouterError(f"{self.step} gave no answer, and no other candidate is eligible.")
         without = replace(self, decision=replace(self.decision, eligible=left))
         policy = self.router.policy
-        if isinstance(policy, Sequential) and self.asked:
+        if self.asked and self._goes_on(policy):
             return without._after(self.asked, policy)
-        again = self.router.route(self.prompt, seed=self.decision.seed, candidates=left)
-        return replace(without, step=again.candidate, reason=again.reason)
+        again = self.router.route(
+            self.prompt,
+            seed=self.decision.seed,
+            candidates=left,
+            session=self.decision.session,
+        )
+        return replace(without, decision=again, step=again.candidate, reason=again.reason)
 
     def _after(self, asked: tuple[Asked, ...], policy: Sequential) -> Plan:
         names = self.router.candidates
@@ -117,7 +142,16 @@ class Plan:
             return replace(self, step=None, answer=answer, asked=asked, reason=reason)
         name = left.candidates[following]
         reason = f"{latest.candidate}{worth}; {name} is worth asking too"
-        return replace(self, step=name, answer=None, asked=asked, reason=reason)
+        decision = replace(
+            self.decision,
+            candidate=name,
+            probability=1.0,
+            probabilities={**dict.fromkeys(names, 0.0), name: 1.0},
+            ask={name: 1.0},
+            reason=reason,
+            request_id=uuid4().hex,
+        )
+        return replace(self, decision=decision, step=name, answer=None, asked=asked, reason=reason)
 
     def to_dict(self) -> dict[str, Any]:
         """What a caller over HTTP is told, less the token."""
@@ -141,6 +175,7 @@ class Plan:
             "eligible": decision.eligible,
             "seed": decision.seed,
             "session": decision.session,
+            "policy": decision.policy,
             "step": self.step,
             "asked": [[step.candidate, step.judged] for step in self.asked],
         }
@@ -160,12 +195,30 @@ class Plan:
             raise RouterError("The plan's token is of another prompt; send the prompt it began on.")
         if state["step"] is None:
             raise RouterError("The plan is over; begin another with plan(prompt).")
-        decision = router.route(
-            prompt, seed=state["seed"], candidates=state["eligible"], session=state["session"]
+        try:
+            asked = tuple(Asked(str(name), judged) for name, judged in state["asked"])
+            decision = router.route(
+                prompt, seed=state["seed"], candidates=state["eligible"], session=state["session"]
+            )
+            unknown = {state["step"], *(step.candidate for step in asked)} - {*router.candidates}
+            sound = all(isinstance(step.judged, float | None) for step in asked)
+        except (KeyError, TypeError, ValueError):
+            raise _wrong_token() from None
+        if unknown or not sound:
+            raise _wrong_token()
+        decision = replace(
+            decision,
+            candidate=state["step"],
+            policy=state["policy"],
+            request_id=state["request_id"],
         )
-        decision = replace(decision, request_id=state["request_id"])
-        asked = tuple(Asked(name, judged) for name, judged in state["asked"])
         return cls(router, prompt, decision, state["step"], None, asked, "resumed")
+
+    @staticmethod
+    def artifact_of(token: str, key: bytes = b"") -> str:
+        """The SHA-256 of the artifact whose plan wrote the token; raises RouterError as `resume`
+        does."""
+        return str(_opened(token, key)["artifact"])
 
 
 def _seal(text: bytes, key: bytes) -> bytes:
@@ -173,19 +226,25 @@ def _seal(text: bytes, key: bytes) -> bytes:
 
 
 def _opened(token: str, key: bytes) -> dict[str, Any]:
-    wrong = RouterError(
-        "The plan's token is damaged, or was sealed with another key; begin the plan again."
-    )
     if not isinstance(token, str) or len(token) > MOST_TOKEN_CHARACTERS or token.count(".") != 1:
-        raise wrong
+        raise _wrong_token()
     try:
         text, seal = (_bytes(part) for part in token.split("."))
-    except ValueError:
-        raise wrong from None
-    if not hmac.compare_digest(seal, _seal(text, key)):
-        raise wrong
-    state: dict[str, Any] = json.loads(text)
+        if not hmac.compare_digest(seal, _seal(text, key)):
+            raise _wrong_token()
+        state = json.loads(text)
+        present = {"artifact", "prompt", "step", "asked", "eligible", "seed", "session", "policy"}
+        if not isinstance(state, dict) or not present <= set(state):
+            raise _wrong_token()
+    except (ValueError, RecursionError):
+        raise _wrong_token() from None
     return state
+
+
+def _wrong_token() -> RouterError:
+    return RouterError(
+        "The plan's token is damaged, or was sealed with another key; begin the plan again."
+    )
 
 
 def _base64(content: bytes) -> str:

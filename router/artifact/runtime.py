@@ -304,10 +304,11 @@ class Router:
                 (vector[0, : len(golden["vector"])], golden["vector"], 0.0),
                 (prediction.quality[0], golden["quality"], 0.0),
             ]
-            if prediction.cost is not None:
-                pairs.append((prediction.cost[0], golden["cost"], GOLDEN_TOLERANCE))
-            if prediction.latency is not None:
-                pairs.append((prediction.latency[0], golden["latency"], GOLDEN_TOLERANCE))
+            for kind in ("cost", "latency"):
+                predicted = getattr(prediction, kind)
+                if predicted is not None:
+                    told = golden.get(kind) or np.nan
+                    pairs.append((predicted[0], told, GOLDEN_TOLERANCE))
             for found, expected, relative in pairs:
                 absolute = 0.0 if relative else GOLDEN_TOLERANCE
                 if not np.allclose(found, expected, rtol=relative, atol=absolute):

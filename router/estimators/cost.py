@@ -90,15 +90,16 @@ class CostModel(BaseEstimator):
 
     def to_onnx(self, graph: Graph, vector: str) -> str:
         """The name of the amounts, (batch, m, kinds)."""
-        last = graph.constant([2], np.int64)
         kinds = []
-        for member, mean in zip(self.members_, self.mean_.T, strict=True):
+        for member in self.members_:
             relative, _ = member.to_onnx(graph, vector)
             if self.n_flat_:
                 pads = graph.constant([0, 0, 0, self.n_flat_], np.int64)
                 relative = graph.op("Pad", relative, pads, graph.constant(1.0))
-            floored = graph.op("Max", relative, graph.constant(LEAST_SHARE))
-            kinds.append(
-                graph.op("Unsqueeze", graph.op("Mul", floored, graph.constant(mean)), last)
-            )
-        return graph.op("Concat", *kinds, axis=2)
+            kinds.append(relative)
+        # Kind beside kind, as one floor and one product serve all of them.
+        floored = graph.op("Max", graph.op("Concat", *kinds, axis=1), graph.constant(LEAST_SHARE))
+        m, n_kinds = self.mean_.shape
+        flat = graph.op("Mul", floored, graph.constant(self.mean_.T.reshape(1, -1)))
+        shape = graph.constant([-1, n_kinds, m], np.int64)
+        return graph.op("Transpose", graph.op("Reshape", flat, shape), perm=[0, 2, 1])

@@ -91,24 +91,51 @@ def _seconds_as_cost(outcomes: OutcomeMatrix) -> OutcomeMatrix:
     )
 
 
+class FoldHeads:
+    """A head for each fold, fitted without it: what is said of a query comes from a head that never
+    saw its group, whichever vectors it is shown.
+
+    head: is cloned. X, outcomes: see Head.
+    """
+
+    def __init__(
+        self,
+        head: Head,
+        X: np.ndarray,
+        outcomes: OutcomeMatrix,
+        n_folds: int,
+        random_state: int = 0,
+    ):
+        self._judges = head.judge is not None
+        folds = grouped_folds(outcomes.groups, n_folds, random_state)
+        self._heads = [
+            (held_out, clone(head).fit(X[fit_rows], outcomes.take(fit_rows)))
+            for fit_rows, held_out in tqdm(
+                folds, "Cross-fitting", unit="fold", leave=False, disable=None
+            )
+        ]
+
+    def predict(self, X: np.ndarray, outcomes: OutcomeMatrix) -> Prediction:
+        """Out-of-fold prediction of the same n queries, in the same order, from (n, d) vectors."""
+        n, m = len(X), len(outcomes.candidates)
+        quality, se = np.empty((n, m)), np.empty((n, m))
+        cost = None if outcomes.cost is None else np.empty((n, m))
+        latency = None if outcomes.latency is None else np.empty((n, m))
+        judged = np.full((n, m), np.nan) if self._judges else None
+        for held_out, head in self._heads:
+            prediction = head.predict(X[held_out], outcomes.take(held_out))
+            quality[held_out], se[held_out] = prediction.quality, prediction.quality_se
+            if cost is not None and prediction.cost is not None:
+                cost[held_out] = prediction.cost
+            if latency is not None and prediction.latency is not None:
+                latency[held_out] = prediction.latency
+            if judged is not None and prediction.judged is not None:
+                judged[held_out] = prediction.judged
+        return Prediction(outcomes.candidates, quality, se, cost, latency, judged)
+
+
 def cross_predict(
     head: Head, X: np.ndarray, outcomes: OutcomeMatrix, n_folds: int, random_state: int = 0
 ) -> Prediction:
     """Out-of-fold prediction of every query: from a clone that never saw its group."""
-    n, m = len(X), len(outcomes.candidates)
-    quality, se = np.empty((n, m)), np.empty((n, m))
-    cost = None if outcomes.cost is None else np.empty((n, m))
-    latency = None if outcomes.latency is None else np.empty((n, m))
-    judged = None if head.judge is None else np.full((n, m), np.nan)
-    folds = grouped_folds(outcomes.groups, n_folds, random_state)
-    for fit_rows, held_out in tqdm(folds, "Cross-fitting", unit="fold", leave=False, disable=None):
-        fitted = clone(head).fit(X[fit_rows], outcomes.take(fit_rows))
-        prediction = fitted.predict(X[held_out], outcomes.take(held_out))
-        quality[held_out], se[held_out] = prediction.quality, prediction.quality_se
-        if cost is not None and prediction.cost is not None:
-            cost[held_out] = prediction.cost
-        if latency is not None and prediction.latency is not None:
-            latency[held_out] = prediction.latency
-        if judged is not None and prediction.judged is not None:
-            judged[held_out] = prediction.judged
-    return Prediction(outcomes.candidates, quality, se, cost, latency, judged)
+    return FoldHeads(head, X, outcomes, n_folds, random_state).predict(X, outcomes)

@@ -83,10 +83,13 @@ class Block:
 
     def to_onnx(self, graph: Graph, vector: str) -> str:
         """The name of `lookup`'s result."""
-        flat = graph.op("MatMul", vector, graph.constant(self.centres.T))
-        shape = graph.constant([-1, *self.offsets.shape], np.int64)
-        affinity = graph.op("Add", graph.op("Reshape", flat, shape), graph.constant(self.offsets))
+        product = graph.op("MatMul", vector, graph.constant(self.centres.T))
+        flat = graph.op("Add", product, graph.constant(self.offsets.reshape(1, -1)))
         table = graph.constant(self.table)
+        if self.n_nearest == 1 and len(self.offsets) == 1:
+            return graph.op("Gather", table, graph.op("ArgMax", flat, axis=1, keepdims=0), axis=0)
+        shape = graph.constant([-1, *self.offsets.shape], np.int64)
+        affinity = graph.op("Reshape", flat, shape)
         if self.n_nearest == 1:
             nearest = graph.op("ArgMax", affinity, axis=2, keepdims=0)
             row = graph.op("Add", nearest, graph.constant(self._first_rows(), np.int64))
@@ -222,9 +225,10 @@ class Partition(Estimator):
             lambda a, b: graph.op("Add", a, b),
             [block.to_onnx(graph, vector) for block in self.blocks_],
         )
-        averaged = graph.op("Mul", total, graph.constant(1 / self.n_partitions_))
+        if self.n_partitions_ > 1:
+            total = graph.op("Mul", total, graph.constant(1 / self.n_partitions_))
         quality, se = graph.op_with_outputs(
-            "Split", 2, averaged, graph.constant([m, m], np.int64), axis=1
+            "Split", 2, total, graph.constant([m, m], np.int64), axis=1
         )
         return quality, se
 

@@ -408,7 +408,8 @@ def _write_artifact(
     if outcomes.prices is not None:
         price = 1e6 * outcomes.prices[-1]
         date = outcomes.price_dates[-1]
-        prices = {**prices, name: {"input": price[0], "output": price[1], "date": date}}
+        asked, answered = map(float, price)
+        prices = {**prices, name: {"input": asked, "output": answered, "date": date}}
     data = opened.manifest["data"]
     data = {**data, "added": {**data.get("added", {}), name: sha256}}
     write_artifact(

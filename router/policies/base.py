@@ -7,6 +7,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -92,7 +93,10 @@ def policy_from_dict(content: dict[str, Any]) -> Policy:
     if set(parameters) - set(known):
         extra = ", ".join(sorted(set(parameters) - set(known)))
         raise RouterError(f"Policy {name} has no parameter {extra}; update query-router.")
-    return kind(**{key: _from_json(value, known[key]) for key, value in parameters.items()})
+    try:
+        return kind(**{key: _from_json(value, known[key]) for key, value in parameters.items()})
+    except (TypeError, ValueError, AttributeError):
+        raise RouterError(f"Policy {name} has a parameter of another kind than it knows.") from None
 
 
 def _to_json(value: Any) -> Any:
@@ -219,16 +223,22 @@ def reason_of_best(
 
 def one_hot(chosen: np.ndarray, m: int) -> np.ndarray:
     """(n, m) probability one on the chosen candidate."""
-    return np.eye(m)[chosen]
+    return _unit_rows(m).take(chosen, axis=0)
+
+
+@cache
+def _unit_rows(m: int) -> np.ndarray:
+    rows = np.eye(m)
+    rows.flags.writeable = False
+    return rows
 
 
 def draw(probabilities: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
     """(n,) candidate drawn from each row by inverse transform of the row's uniform number in
     [0, 1); never one of probability zero."""
-    beyond = uniforms[:, None] >= probabilities.cumsum(axis=1)
-    # The sum of a row may round to less than a uniform number close to 1.
-    last = probabilities.shape[1] - 1 - (probabilities[:, ::-1] > 0).argmax(axis=1)
-    return np.minimum(beyond.sum(axis=1), last)
+    reached = probabilities.cumsum(axis=1)
+    # The sum of a row may round to less than a uniform number close to 1, hence a share of it.
+    return (reached > uniforms[:, None] * reached[:, -1:]).argmax(axis=1)
 
 
 def uniform_of(texts: Sequence[str]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -55,7 +56,7 @@ class Utility(Policy):
         if self.cost_weight == 0:
             return cheapest_best(quality, prediction.cost)
         cost = require_cost(prediction, "utility")
-        if np.isinf(self.cost_weight):
+        if math.isinf(self.cost_weight):
             return best_of_cheapest(quality, cost)
         # Rounding grows with the weighted cost. The tolerance depends on the query alone, not on
         # the batch it comes in, and never falls with the weight: so the cost never rises with it.
@@ -70,7 +71,7 @@ class Utility(Policy):
         return [Utility(weight, self.latency_weight) for weight in weights]
 
     def reason(self, prediction: Prediction, chosen: int) -> str:
-        if np.isinf(self.cost_weight):
+        if math.isinf(self.cost_weight):
             return f"least predicted cost (${require_cost(prediction, 'utility')[0, chosen]:.6f})"
         what = "predicted quality"
         if self.latency_weight > 0:

@@ -1,0 +1,24 @@
+"""The page of the serving study: each script writes its own part of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PAGE = Path(__file__).with_name("README.md")
+
+
+def table(titles: list[str], rows: list[list[str]]) -> str:
+    """As Markdown."""
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def written(script: str, text: str) -> None:
+    """Put the text between the script's two marks, in place of what is there."""
+    page = PAGE.read_text(encoding="utf-8")
+    opening, closing = f"<!-- {script} -->", f"<!-- /{script} -->"
+    before, found, rest = page.partition(opening)
+    _, ended, after = rest.partition(closing)
+    if not found or not ended:
+        raise SystemExit(f"{PAGE}: the marks {opening} and {closing} are missing; put them back.")
+    PAGE.write_text(f"{before}{opening}\n{text}\n{closing}{after}", encoding="utf-8")
