@@ -65,6 +65,7 @@ def test_the_help_of_a_verb_lists_its_groups_options_and_values(
         "export": ["policy"],
         "express": ["encoder"],
         "allocate": [],
+        "serve": [],
         "add-candidate": [],
         "data": ["data", "split"],
         "ope": ["data", "split", "encoder", "estimator"],
@@ -81,7 +82,7 @@ def test_the_help_of_a_verb_lists_its_groups_options_and_values(
             assert f" {file.stem} " in finished.out
             assert comment[:40] in finished.out
     for value in ("cost_weight", "random_state", "least_quality"):
-        seeds = verb not in ("export", "express", "allocate", "add-candidate")
+        seeds = verb not in ("export", "express", "allocate", "add-candidate", "serve")
         weighs = verb in ("ope", "train") and value == "cost_weight"  # train: inside the guard
         assert (f"{value}:" in finished.out) == ((seeds and value == "random_state") or weighs)
 

@@ -12,9 +12,13 @@ from typing import Any
 import pytest
 import yaml
 from conftest import ROOT, TrainedRun
+from hydra import compose, initialize_config_dir
 from starlette.testclient import TestClient
 
 import router
+from router.serving.app import create_app
+from router.serving.serve import settings_of
+from router.serving.settings import ServeSettings
 
 DEPLOY = ROOT / "deploy"
 CONTAINERFILE = (DEPLOY / "Containerfile").read_text(encoding="utf-8")
@@ -52,6 +56,35 @@ def test_the_pod_mounts_what_it_has_and_runs_as_the_containers_user() -> None:
     labels = RESOURCES["Deployment"]["spec"]["template"]["metadata"]["labels"]
     assert RESOURCES["Service"]["spec"]["selector"] == labels
     assert RESOURCES["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"] == labels
+
+
+def settings_with(overrides: list[str]) -> ServeSettings:
+    with initialize_config_dir(str(ROOT / "conf"), version_base=None):
+        return settings_of(compose("serve", overrides))
+
+
+def test_the_service_takes_the_settings_of_container_and_pod() -> None:
+    pod = RESOURCES["Deployment"]["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    [exposed] = re.findall(r"^EXPOSE (\d+)$", CONTAINERFILE, flags=re.MULTILINE)
+    [command] = re.findall(r"^CMD (\[.*\])$", CONTAINERFILE, flags=re.MULTILINE)
+    for overrides in (json.loads(command), container["args"]):
+        settings = settings_with(overrides)
+        assert (settings.host, settings.port) == ("0.0.0.0", int(exposed))
+        assert (settings.live.artifact, settings.log.folder) == ("/artifact", Path("/logs"))
+        assert settings.access.tokens_file or settings.access.tokens_env == "ROUTER_TOKENS"
+    assert f"http://127.0.0.1:{exposed}/healthz" in CONTAINERFILE
+    assert container["ports"] == [{"name": "http", "containerPort": int(exposed)}]
+    mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+    assert {"/artifact", "/logs", str(settings.access.tokens_file.parent)} <= mounts
+    assert pod["terminationGracePeriodSeconds"] > settings.shutdown_seconds
+
+
+def test_the_probes_ask_what_the_service_answers(trained_run: TrainedRun) -> None:
+    settings = settings_with([f"artifact={trained_run.artifact}", "log.folder=null"])
+    with TestClient(create_app(settings)) as service:
+        for path in set(values_of(RESOURCES["Deployment"], "path")):
+            assert service.get(path).status_code == 200
 
 
 def test_envoy_routes_to_clusters_that_it_has_on_the_header_that_the_adapter_sends() -> None:

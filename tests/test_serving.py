@@ -89,7 +89,7 @@ def running(artifact: Path, folder: Path, *options: str, code: str = "") -> Iter
 def service(trained_run: TrainedRun, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Two workers without tokens, and small limits."""
     limits = ["limits.body_bytes=20000", "limits.body_seconds=0.5", "limits.batch=10",
-              "limits.prompt_characters=5000", "processes=2"]  # fmt: skip
+              "limits.prompt_characters=5000", "workers=2"]  # fmt: skip
     with running(trained_run.artifact, tmp_path_factory.mktemp("serve"), *limits) as found:
         yield found
 
@@ -315,7 +315,7 @@ def test_sigterm_under_load_loses_no_accepted_decision(
             except httpx.TransportError:  # it has ended
                 return
 
-    with running(trained_run.artifact, tmp_path, "processes=2") as service:
+    with running(trained_run.artifact, tmp_path, "workers=2") as service:
         with ThreadPoolExecutor(8) as pool:
             asking = [pool.submit(ask, service.address) for _ in range(8)]
             assert enough.wait(PATIENCE)

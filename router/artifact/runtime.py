@@ -214,11 +214,9 @@ class Router:
             latency = outputs["latency"].astype(np.float64)
         if "amounts" in outputs:
             amounts = outputs["amounts"].astype(np.float64)
-            cost = (
-                amounts[:, :, 0]
-                if self._prices is None
-                else np.einsum("nmk,mk->nm", amounts, self._prices)
-            )
+            cost = amounts[:, :, 0]
+            if self._prices is not None:
+                cost = np.einsum("nmk,mk->nm", amounts, self._prices)
         return Prediction(
             self.candidates,
             outputs["quality"].astype(np.float64),
@@ -262,11 +260,7 @@ class Router:
         prediction = self.predict(vector)
         eligible = eligible_of(self.candidates, candidates)
         eligible, limited = narrowed(eligible, prediction, budget, quality_floor)
-        seen = prediction
-        if cost_weight:
-            if prediction.cost is None:
-                raise RouterError(f"{self.folder}: it knows no costs, so none can be charged.")
-            seen = replace(prediction, quality=prediction.quality - cost_weight * prediction.cost)
+        seen = prediction if not cost_weight else self._charged(prediction, cost_weight)
         # The length keeps a seed from running into the prompt.
         uniform = uniform_of([f"{len(seed)}:{seed}{prompt}" if seed else prompt])
         probabilities, votes, reason = decide_among(eligible, self.policy, seen, uniform)
@@ -290,6 +284,14 @@ class Router:
             policy=type(self.policy).__name__,
             price_version=self._price_version,
         )
+
+    def _charged(self, prediction: Prediction, cost_weight: float) -> Prediction:
+        """The prediction with quality less the weighted cost in place of quality."""
+        if prediction.cost is None:
+            raise RouterError(f"{self.folder}: it knows no costs, so none can be charged.")
+        if not 0 <= cost_weight < np.inf:
+            raise RouterError(f"cost_weight is {cost_weight!r}; give score per USD from 0 up.")
+        return replace(prediction, quality=prediction.quality - cost_weight * prediction.cost)
 
     def _by_candidate(self, values: np.ndarray) -> dict[str, float]:
         return dict(zip(self.candidates, values.tolist(), strict=True))

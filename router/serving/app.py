@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Security
+from fastapi.security import HTTPBearer
 from starlette.concurrency import run_in_threadpool
 
 from router.serving import chat, plans
@@ -40,25 +41,31 @@ def create_app(settings: ServeSettings) -> FastAPI:
     app.state.settings = settings
     app.state.live = Live(settings.live)
     app.state.metrics = Metrics(app.state.live.describe)
-    app.include_router(routing)
-    app.include_router(plans.routing)
+    tokens = read_tokens(settings.access)
+    # Told by the OpenAPI page alone; `Access` looks at the token before the body is read.
+    locked = [Security(HTTPBearer(auto_error=False))] if tokens else []
+    app.include_router(routing, dependencies=locked)
+    app.include_router(plans.routing, dependencies=locked)
     app.include_router(watching)
     if settings.upstreams is not None:
-        app.include_router(chat.routes(settings.upstreams))
+        app.include_router(chat.routes(settings.upstreams), dependencies=locked)
     add_handlers(app)
-    _surround(app, settings)
+    _surround(app, settings, tokens)
     return app
 
 
-def _surround(app: FastAPI, settings: ServeSettings) -> None:
+def _surround(app: FastAPI, settings: ServeSettings, tokens: Sequence[bytes]) -> None:
     """The last one is the outermost: what is turned away is named and counted too."""
-    retry = settings.queue.retry_after_seconds
-    app.add_middleware(Intake, limits=settings.limits, retry_after_seconds=retry)
-    tokens = read_tokens(settings.access)
-    app.add_middleware(Access, digests=tokens, open_metrics=settings.access.open_metrics)
-    paths = frozenset(app.openapi()["paths"])
+    methods = {path: set(told) for path, told in app.openapi()["paths"].items()}
     app.add_middleware(
-        Observation, metrics=app.state.metrics, paths=paths, log=settings.console.requests
+        Intake,
+        paths=[path for path, told in methods.items() if "post" in told],
+        limits=settings.limits,
+        retry_after_seconds=settings.queue.retry_after_seconds,
+    )
+    app.add_middleware(Access, digests=tokens, open_metrics=settings.access.open_metrics)
+    app.add_middleware(
+        Observation, metrics=app.state.metrics, paths=set(methods), log=settings.console.requests
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -10,7 +11,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from router.serving.faults import busy, fault
 from router.serving.settings import LimitSettings
 
-WITH_BODY = ("POST", "PUT", "PATCH")
 CLOSE = {"connection": "close"}  # the rest of the body, which nobody reads, ends with it
 
 
@@ -21,16 +21,27 @@ class _Refused(Exception):
 
 
 class Intake:
-    """Reads the whole body before anything else looks at the request."""
+    """Reads the whole body before anything else looks at the request.
 
-    def __init__(self, app: ASGIApp, limits: LimitSettings, retry_after_seconds: int):
+    paths: those that take one.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        paths: Collection[str],
+        limits: LimitSettings,
+        retry_after_seconds: int,
+    ):
         self._app = app
+        self._paths = paths
         self._limits = limits
         self._retry_after_seconds = retry_after_seconds
         self._inside = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] not in WITH_BODY:
+        takes_body = scope["type"] == "http" and scope["path"] in self._paths
+        if not takes_body or scope["method"] != "POST":
             return await self._app(scope, receive, send)
         if self._inside >= self._limits.requests:
             refusal = busy(self._retry_after_seconds)

@@ -19,7 +19,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def __init__(self, *given: Any, **named: Any):
         super().__init__(*given, **named)
-        self._head_bytes = 0
+        self._parsed = 0  # bytes of the head, and of what may follow the body
+        self._unparsed = 0  # bytes that came before the head was whole
         self._head_ends: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -32,28 +33,43 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self._head_ends is None or self.transport.is_closing():
-            return
-        self._head_bytes += len(data)  # of a line that is not over yet, too
-        if self._head_bytes > self.limits.header_bytes:
-            self._refuse()
+        if self._head_ends is not None:
+            self._unparsed += len(data)  # of a line without an end, too
+            self._require_short(self._unparsed)
+        elif self.cycle is None or self.cycle.response_complete:
+            self._await_head()  # blank lines between two requests, say, end no idle time
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._parsed = 0
         self._await_head()
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._parsed += len(url)
+        self._require_short(self._parsed)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         super().on_header(name, value)
-        # Of the head, and of what may follow a body.
-        if sum(len(name) + len(value) for name, value in self.headers) > self.limits.header_bytes:
-            self._refuse()
+        self._parsed += len(name) + len(value)
+        self._require_short(self._parsed)
 
     def on_headers_complete(self) -> None:
         self._stop_awaiting()
         if not self.transport.is_closing():
             super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        if not self.transport.is_closing():
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if not self.transport.is_closing():
+            super().on_message_complete()
+
     def send_400_response(self, msg: str) -> None:
+        if self.transport.is_closing():
+            return
         error = {"message": msg, "type": "invalid_request_error", "param": None, "code": None}
         body = json.dumps({"error": error}).encode()
         head = f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
@@ -63,7 +79,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _await_head(self) -> None:
         self._stop_awaiting()
-        self._head_bytes = 0
+        self._unparsed = 0
         self._head_ends = self.loop.call_later(self.limits.header_seconds, self.transport.close)
 
     def _stop_awaiting(self) -> None:
@@ -71,9 +87,10 @@ class LimitedProtocol(HttpToolsProtocol):
             self._head_ends.cancel()
             self._head_ends = None
 
-    def _refuse(self) -> None:
+    def _require_short(self, size: int) -> None:
         most = self.limits.header_bytes
-        self.send_400_response(f"The request's head has more than {most} bytes.")
+        if size > most:
+            self.send_400_response(f"The request's head has more than {most} bytes.")
 
 
 def protocol_of(limits: LimitSettings) -> type[LimitedProtocol]:

@@ -9,9 +9,8 @@ from functools import partial
 from typing import TypeVar
 from uuid import uuid4
 
-from fastapi import APIRouter, Request, Response, Security
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
-from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -32,9 +31,7 @@ from router.serving.settings import LimitSettings
 
 T = TypeVar("T")
 
-# Told by the OpenAPI page; `Access` looks at it before the body is read.
-BEARER = Security(HTTPBearer(auto_error=False, description="Where the service has tokens."))
-routing = APIRouter(prefix="/v1", tags=["routing"], dependencies=[BEARER])
+routing = APIRouter(prefix="/v1", tags=["routing"])
 watching = APIRouter(tags=["watching"])
 
 

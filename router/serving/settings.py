@@ -96,7 +96,7 @@ class ServeSettings(_Section):
     """The service.
 
     host, port: where it listens; port 0: a free one, which it prints.
-    processes: workers; each loads the artifact and has the limits for itself.
+    workers: processes; each loads the artifact and has the limits for itself.
     docs: /openapi.json, and a page at /docs, whose scripts a browser fetches from elsewhere.
     shutdown_seconds: for requests in flight to end after SIGTERM.
     live: what is in service. upstreams: the OpenAI-compatible front; None: routing alone.
@@ -104,7 +104,7 @@ class ServeSettings(_Section):
 
     host: str = Field(default="127.0.0.1", min_length=1, max_length=255)
     port: int = Field(default=8080, ge=0, le=65_535)
-    processes: int = Field(default=1, ge=1, le=256)
+    workers: int = Field(default=1, ge=1, le=256)
     docs: bool = True
     shutdown_seconds: int = Field(default=30, ge=1, le=3_600)
     live: LiveSettings

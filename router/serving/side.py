@@ -54,16 +54,13 @@ class Side:
         candidates: Sequence[str] | None,
         weight: float,
     ) -> list[Decision]:
-        limits = {
-            "budget": request.budget,
-            "quality_floor": request.quality_floor,
-            "cost_weight": weight or None,
-        }
         options: dict[str, Any] = {
             "seed": request.seed,
             "candidates": candidates,
             "session": request.session,
-            **{name: limit for name, limit in limits.items() if limit is not None},
+            "budget": request.budget,
+            "quality_floor": request.quality_floor,
+            "cost_weight": weight,
         }
         if len(prompts) == 1:
             return [self.router.route(prompts[0], **options)]

@@ -43,7 +43,7 @@ class _Worker:
 
 
 class Supervisor:
-    """Runs `settings.processes` workers on one listening socket.
+    """Runs `settings.workers` workers on one listening socket.
 
     metrics: folder in which they count together.
 
@@ -69,7 +69,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
-        workers = [await self._start() for _ in range(self._settings.processes)]
+        workers = [await self._start() for _ in range(self._settings.workers)]
         faults = await asyncio.gather(*(worker.fault() for worker in workers))
         told = [fault for fault in faults if fault is not None]
         if told and not self._ending.is_set():
