@@ -32,7 +32,7 @@ RunRouter = Callable[..., Finished]
 
 def test_an_artifact_is_these_files(trained_run: TrainedRun) -> None:
     names = {path.name for path in trained_run.artifact.iterdir()}
-    assert names == {"encoder.onnx", "head.onnx", "tokenizer.json", "manifest.json"}
+    assert names == {"encoder.onnx", "head.npz", "tokenizer.json", "manifest.json"}
 
 
 def test_the_manifest_says_what_the_router_is(trained_run: TrainedRun) -> None:
@@ -47,7 +47,7 @@ def test_the_manifest_says_what_the_router_is(trained_run: TrainedRun) -> None:
     assert content["verdict"] == metrics["verdict"]
     assert content["metrics"]["quality"] == metrics["router"]["quality"]
     assert len(content["golden"]) >= 3
-    assert set(content["files"]) == {"encoder.onnx", "head.onnx", "tokenizer.json"}
+    assert set(content["files"]) == {"encoder.onnx", "head.npz", "tokenizer.json"}
 
 
 def test_the_large_files_cannot_be_written_through_the_link_to_the_cache(
@@ -63,7 +63,7 @@ SPOTS = (0.0, 0.1, 0.37, 0.5, 0.83, 0.999)
 
 
 @pytest.mark.parametrize("spot", SPOTS)
-@pytest.mark.parametrize("name", ["encoder.onnx", "head.onnx", "tokenizer.json", "manifest.json"])
+@pytest.mark.parametrize("name", ["encoder.onnx", "head.npz", "tokenizer.json", "manifest.json"])
 def test_one_flipped_byte_is_refused(artifact_copy: Path, name: str, spot: float) -> None:
     path = artifact_copy / name
     content = bytearray(path.read_bytes())
@@ -90,7 +90,7 @@ def test_any_other_manifest_is_refused(artifact_copy: Path, data: st.DataObject)
         path.write_bytes(whole)
 
 
-@pytest.mark.parametrize("name", ["encoder.onnx", "head.onnx", "tokenizer.json"])
+@pytest.mark.parametrize("name", ["encoder.onnx", "head.npz", "tokenizer.json"])
 def test_a_missing_file_is_named(artifact_copy: Path, name: str) -> None:
     (artifact_copy / name).unlink()
     with pytest.raises(RouterError, match=rf"{name}: missing from the artifact"):

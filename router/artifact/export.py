@@ -18,7 +18,7 @@ import numpy as np
 
 from router import policies
 from router.artifact.archive import open_artifact
-from router.artifact.head_program import as_program
+from router.artifact.head_program import MOST_STEPS, as_program
 from router.artifact.manifest import MANIFEST, amend_manifest, read_manifest, write_manifest
 from router.artifact.manifest_form import JUDGE, KINDS
 from router.artifact.runtime import Router
@@ -114,10 +114,12 @@ def write_artifact(
 
 
 def _write_head(folder: Path, head: Head) -> None:
-    """head.onnx; beside a table of token vectors head.npz, so that onnxruntime is not needed at
-    all, where the head can be a program."""
+    """head.npz where the head can be a program that is not slower than onnxruntime; beside a table
+    of token vectors always where it can be one, so that onnxruntime is not needed at all. Else
+    head.onnx."""
     model = head.to_onnx()
-    program = as_program(model) if (folder / "encoder.npy").is_file() else None
+    alone = (folder / "encoder.npy").is_file()
+    program = as_program(model, most_steps=None if alone else MOST_STEPS)
     if program is None:
         (folder / "head.onnx").write_bytes(model.SerializeToString())
     else:

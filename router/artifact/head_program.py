@@ -11,12 +11,16 @@ from onnx import helper, numpy_helper
 from router.artifact.linear_steps import joined
 from router.artifact.operators import bound
 from router.artifact.program import packed
-from router.artifact.steps import Step, merged, needed
+from router.artifact.steps import Step, aligned, merged, needed
 
 
-def as_program(model: onnx.ModelProto) -> bytes | None:
+# Of a program of so many steps numpy's calls take as long as onnxruntime does in all.
+MOST_STEPS = 40
+
+
+def as_program(model: onnx.ModelProto, most_steps: int | None = None) -> bytes | None:
     """The content of a head.npz that computes the model; None where an operator is not known to the
-    program, as trees are not.
+    program, as trees are not, or it takes more steps.
 
     What does not depend on the vector is computed here, once; what is linear in the same values
     becomes one matrix product; what no output needs goes.
@@ -50,7 +54,10 @@ def as_program(model: onnx.ModelProto) -> bytes | None:
     steps = joined(steps, known, set(outputs.values()), {names[0]: width})
     steps, _ = merged(needed(steps, set(outputs.values())), known)
     used = {name for step in steps for name in step.inputs} | set(outputs.values())
+    aligned(steps, known)
     kept = [name for name in known if name in used]
+    if most_steps is not None and len(steps) > most_steps:
+        return None
     place = {name: i for i, name in enumerate([*names, *kept, *(step.output for step in steps)])}
     return packed(
         [known[name] for name in kept],

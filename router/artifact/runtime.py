@@ -357,8 +357,10 @@ def _encoder(parts: Archive, name: str) -> _Encoder:
         return StaticEncoder(rows, tokenizer, parts.manifest["encoder"])
     from router.artifact.onnx_part import OnnxEncoder
 
-    # From a folder onnxruntime maps the file itself, which spares a copy in memory.
-    return OnnxEncoder(parts.path(name) or parts.read(name), tokenizer)
+    # From a folder onnxruntime reads the file itself, which spares a copy in memory; but between
+    # our check and its reading another could put a file there that nobody signed.
+    path = None if parts.must_be_signed else parts.path(name)
+    return OnnxEncoder(path or parts.read(name), tokenizer)
 
 
 def _tokenizer(parts: Archive, name: str) -> Tokenizer:

@@ -13,7 +13,7 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import uvicorn
 
@@ -27,6 +27,16 @@ BACKLOG = 4096
 
 
 class _Server(uvicorn.Server):
+    """on_started: called once it listens."""
+
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]):
+        super().__init__(config)
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_started()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield  # the worker's own handler stays
@@ -60,7 +70,7 @@ def main(number: int) -> int:
     )
 
     async def serve() -> None:
-        server = _Server(config)
+        server = _Server(config, lambda: _report(supervisor, None))
         loop = asyncio.get_running_loop()
 
         def end() -> None:
@@ -70,7 +80,6 @@ def main(number: int) -> int:
         async with app.router.lifespan_context(app):
             supervisor.setblocking(False)
             watching = asyncio.create_task(_until_gone(supervisor, end))
-            _report(supervisor, None)
             await server.serve([socket.socket(fileno=number)])
             watching.cancel()
 
@@ -89,11 +98,10 @@ def _report(supervisor: socket.socket, fault: str | None) -> None:
         supervisor.sendall(json.dumps(fault).encode() + b"\n")
 
 
-async def _until_gone(supervisor: socket.socket, end: object) -> None:
+async def _until_gone(supervisor: socket.socket, end: Callable[[], None]) -> None:
     """Without a supervisor nobody would end the worker, and it would keep the port."""
     while await asyncio.get_running_loop().sock_recv(supervisor, 1):
         pass
-    assert callable(end)
     end()
 
 
