@@ -16,7 +16,13 @@ import numpy as np
 from router.errors import RouterError
 from router.policies.base import TIE, Policy, filled, require_cost
 from router.policies.bisection import neighbours
-from router.policies.sequential import STOP, Sequential, require_judged, router_alone
+from router.policies.sequential import (
+    STOP,
+    Sequential,
+    cheapest_near_best,
+    require_judged,
+    router_alone,
+)
 from router.policies.utility import cost_weights
 from router.prediction import Prediction
 
@@ -41,8 +47,8 @@ class CascadeRouting(Sequential):
     judged less predicted quality on validation; given the answers that were seen, as the Gaussian
     is then. So a hard query, on which all fail together, is not worth a second try.
 
-    budget: USD per query on average, kept by bisection of the cost weight on validation. None
-        takes what the best single candidate costs on average.
+    budget: USD per query on average, kept by bisection of the cost weight on validation. None lets
+        validation choose by the one-standard-error rule (see cheapest_near_best).
     depth: most further candidates that are weighed together. 1 weighs each alone.
     uncertainty: False takes the predicted quality for certain; with depth 1 that is post-hoc
         deferral: go on where the expected gain exceeds the weighted cost of the next step
@@ -75,11 +81,12 @@ class CascadeRouting(Sequential):
             require_cost(dataclasses.replace(prediction, cost=None), "cascade_routing")
         assert cost is not None
         learned = self._learned(prediction)
-        budget = self.budget
-        if budget is None:
-            least = learned._weighing((float("inf"),))._spent(prediction, scores, cost)
-            budget = max(least, float(cost.mean(axis=0)[scores.mean(axis=0).argmax()]))
-        tuned = learned._within(budget, prediction, scores, cost)
+        if self.budget is None:
+            plans = [learned._weighing((weight,)) for weight in _weights(prediction)]
+            tuned, budget = cheapest_near_best(plans, prediction, scores, cost)
+        else:
+            budget = self.budget
+            tuned = learned._within(budget, prediction, scores, cost)
         if self.per_step:
             tuned = tuned._by_step(budget, prediction, scores, cost)
         alone = router_alone(prediction, outcomes, budget)
@@ -224,11 +231,8 @@ class CascadeRouting(Sequential):
 
     def path(self, prediction: Prediction) -> list[Policy]:
         require_judged(prediction, None, "cascade_routing")
-        finite = np.array(cost_weights(prediction)[1:-1] or [1.0])
-        ends = np.log(finite.min() / 8), np.log(finite.max() * 8)
-        weights = [0.0, *np.exp(np.linspace(*ends, SETTINGS)).tolist(), float("inf")]
         learned = self if self.covariance else self._learned(prediction)
-        return [learned._weighing((weight,)) for weight in weights]
+        return [learned._weighing((weight,)) for weight in _weights(prediction)]
 
     def reason(self, prediction: Prediction, chosen: int) -> str:
         name = prediction.candidates[chosen]
@@ -236,6 +240,13 @@ class CascadeRouting(Sequential):
             f"{name} is worth asking first at {self.step_weights[0]:.4g} quality per dollar; what "
             "comes next depends on its answer"
         )
+
+
+def _weights(prediction: Prediction) -> list[float]:
+    """Cost weights from quality alone to cost alone."""
+    finite = np.array(cost_weights(prediction)[1:-1] or [1.0])
+    ends = np.log(finite.min() / 8), np.log(finite.max() * 8)
+    return [0.0, *np.exp(np.linspace(*ends, SETTINGS)).tolist(), float("inf")]
 
 
 def _sets(size: int, depth: int) -> Iterator[list[int]]:

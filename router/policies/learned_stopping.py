@@ -19,7 +19,13 @@ from router.policies.base import (
     require_cost,
 )
 from router.policies.bisection import neighbours
-from router.policies.sequential import STOP, Sequential, require_judged, router_alone
+from router.policies.sequential import (
+    STOP,
+    Sequential,
+    cheapest_near_best,
+    require_judged,
+    router_alone,
+)
 from router.policies.utility import cost_weights
 from router.prediction import Prediction
 
@@ -44,8 +50,9 @@ class LearnedStopping(Sequential):
     POMDP (arXiv 2310.12963) on self-verification, and DER (an MDP over the answers so far) by
     reinforcement learning.
 
-    budget: USD per query on average, by bisection of the cost weight; None takes what the best
-        single candidate costs.
+    budget: USD per query on average, by bisection of the cost weight; None lets validation choose
+        by the one-standard-error rule (see cheapest_near_best), for the list that scores best at
+        the best single candidate's cost.
     max_steps: most candidates asked of one query; lists run by rising mean cost, and the one that
         scores best on validation is taken.
     bins: of the judged quality, at each step.
@@ -98,6 +105,13 @@ class LearnedStopping(Sequential):
             if score > gained + ROUNDING:
                 best, gained = tuned, score
         assert best is not None  # the cheapest candidate alone keeps the budget
+        if self.budget is None:
+            columns = tuple(prediction.candidates.index(name) for name in best.steps)
+            plans = [
+                self._solved(columns, weight, prediction, scores, cost)
+                for weight in _weights(prediction, cost)
+            ]
+            best, budget = cheapest_near_best(plans, prediction, scores, cost)
         alone = router_alone(prediction, outcomes, budget)
         return dataclasses.replace(best, budget=budget, alone=alone)
 
@@ -212,12 +226,8 @@ class LearnedStopping(Sequential):
             prediction.candidates[j] for j in np.argsort(cost.mean(axis=0))[: self.max_steps]
         )
         columns = tuple(prediction.candidates.index(name) for name in steps)
-        weights = np.array(cost_weights(prediction)[1:-1] or [1.0])
-        ends = np.log(weights.min() / 8), np.log(weights.max() * 8)
-        never = NEVER / float(cost.mean(axis=0).min())
-        grid = [0.0, *np.exp(np.linspace(*ends, SETTINGS)).tolist(), never]
         plans: list[Policy] = []
-        for weight in grid:
+        for weight in _weights(prediction, cost):
             plan = self._solved(columns, weight, prediction, known, cost)
             if not plans or plan != plans[-1]:
                 plans.append(plan)
@@ -232,6 +242,14 @@ class LearnedStopping(Sequential):
         if place == len(self.steps) - 1:
             return f"{what}; its answer stands"
         return f"{what}; how well its answer is judged decides whether the next is asked"
+
+
+def _weights(prediction: Prediction, cost: np.ndarray) -> list[float]:
+    """Cost weights from quality alone to such as no gain pays for."""
+    finite = np.array(cost_weights(prediction)[1:-1] or [1.0])
+    ends = np.log(finite.min() / 8), np.log(finite.max() * 8)
+    never = NEVER / float(cost.mean(axis=0).min())
+    return [0.0, *np.exp(np.linspace(*ends, SETTINGS)).tolist(), never]
 
 
 def _edges(judged: np.ndarray, bins: int) -> tuple[float, ...]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from router.outcomes.matrix import OutcomeMatrix
 
 STOP = -1
+ROUNDING = 1e-9
+T = TypeVar("T", bound=Policy)
 
 
 class Replay(NamedTuple):
@@ -101,6 +104,24 @@ def router_alone(prediction: Prediction, outcomes: OutcomeMatrix, budget: float)
         return Budget(budget).tune(prediction, outcomes)
     except RouterError:
         return Utility(float("inf"))
+
+
+def cheapest_near_best(
+    plans: Sequence[T], prediction: Prediction, scores: np.ndarray, cost: np.ndarray
+) -> tuple[T, float]:
+    """(the plan, its mean USD) by the one-standard-error rule (Breiman et al. 1984, section 3.4.3):
+    the cheapest whose mean score is within the best one's standard error of it, of those that cost
+    no more than the best single candidate, or than the cheapest plan."""
+    expected = [plan.expected(prediction, scores, cost) for plan in plans]
+    gained = np.stack([value.score for value in expected])
+    spent = np.array([0.0 if value.cost is None else value.cost.mean() for value in expected])
+    most = max(cost.mean(axis=0)[scores.mean(axis=0).argmax()], spent.min()) * (1 + ROUNDING)
+    quality = np.where(spent <= most, gained.mean(axis=1), -np.inf)
+    best = int(np.lexsort((spent, -quality))[0])
+    error = gained[best].std(ddof=1) / np.sqrt(gained.shape[1])
+    near = quality >= quality[best] - error - ROUNDING
+    chosen = int(np.lexsort((-quality, np.where(near, spent, np.inf)))[0])
+    return plans[chosen], float(spent[chosen])
 
 
 def require_judged(prediction: Prediction, outcomes: OutcomeMatrix | None, policy: str) -> None:
