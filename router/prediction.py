@@ -35,20 +35,32 @@ class Prediction:
 
     def __post_init__(self) -> None:
         expected = (len(self.quality), len(self.candidates))
-        for name in ("quality", "quality_se", "cost", "latency"):
-            values = getattr(self, name)
-            if values is None:
-                continue
+        # The costs stand in where there are no latencies, so that two sums look at all numbers.
+        cost = self.quality if self.cost is None else self.cost
+        latency = cost if self.latency is None else self.latency
+        for name, values in (
+            ("quality", self.quality),
+            ("quality_se", self.quality_se),
+            ("cost", cost),
+            ("latency", latency),
+        ):
             if values.shape != expected:
                 raise ValueError(f"Prediction.{name} has shape {values.shape}, expected {expected}")
-            if not _all_finite(values):
+        # A sum of products is finite if all of them are, but where one overflows: one quick look.
+        if not math.isfinite(np.vdot(self.quality, self.quality_se) + np.vdot(cost, latency)):
+            self._require_finite()
+        if self.judged is not None and self.judged.shape != expected:
+            raise ValueError(f"Prediction.judged has shape {self.judged.shape}, not {expected}")
+
+    def _require_finite(self) -> None:
+        for name in ("quality", "quality_se", "cost", "latency"):
+            values = getattr(self, name)
+            if values is not None and not np.isfinite(values).all():
                 row, column = np.argwhere(~np.isfinite(values))[0]
                 raise RouterError(
                     f"The predicted {name} of {self.candidates[column]!r} is "
                     f"{values[row, column]} for query {row}; check the vectors and the estimator."
                 )
-        if self.judged is not None and self.judged.shape != expected:
-            raise ValueError(f"Prediction.judged has shape {self.judged.shape}, not {expected}")
 
     def __len__(self) -> int:
         return len(self.quality)
@@ -73,8 +85,3 @@ class Prediction:
             latency=None if self.latency is None else self.latency[rows],
             judged=None if self.judged is None else self.judged[rows],
         )
-
-
-def _all_finite(values: np.ndarray) -> bool:
-    # A sum of squares is finite if all of them are, but for squares that overflow: one quick look.
-    return math.isfinite(np.vdot(values, values)) or bool(np.isfinite(values).all())

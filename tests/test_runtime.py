@@ -9,18 +9,22 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import Finished, TrainedRun
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 import router
 from router.artifact.manifest import amend_manifest
+from router.artifact.onnx_part import READ_CHARACTERS
 from router.artifact.runtime import Router
 
 RunRouter = Callable[..., Finished]
+PRICED = Path(__file__).parent / "fixtures" / "artifact-schema-1"  # predicts tokens
 STRANGE = [
     pytest.param("🎉🇵🇪👩‍👩‍👧", id="emoji"),
     pytest.param("ما هي عاصمة أستراليا؟", id="right-to-left"),
@@ -30,6 +34,7 @@ STRANGE = [
     pytest.param("tokens " * 150_000, id="1 MB of words"),
     pytest.param("x" * 1_000_000, id="1 MB without a blank"),
     pytest.param("字" * 350_000, id="1 MB of ideographs"),
+    pytest.param(" " * 10_000_000 + "late", id="10 MB of blanks"),
 ]
 
 
@@ -100,6 +105,141 @@ def test_encode_computes_each_prompt_as_route_does(loaded: Router) -> None:
     np.testing.assert_array_equal(vectors[1:2], loaded.encode(prompts[1:2]))
     quality = loaded.predict(vectors[1:2]).quality[0].tolist()
     assert list(loaded.route(prompts[1]).quality.values()) == quality
+
+
+LIMITS = st.fixed_dictionaries(
+    {},
+    optional={
+        "seed": st.text(max_size=4),
+        "candidates": st.lists(st.sampled_from(["large", "medium", "small"]), min_size=1),
+        "session": st.none() | st.just("s"),
+        "budget": st.floats(0.02, 1),
+        "quality_floor": st.floats(-1, 2),
+        "cost_weight": st.floats(0, 1000),
+    },
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    prompts=st.lists(st.text(min_size=1, max_size=40).filter(str.strip), max_size=5), limits=LIMITS
+)
+def test_a_batch_is_routed_as_its_prompts_are(
+    loaded: Router, prompts: list[str], limits: dict[str, Any]
+) -> None:
+    together = loaded.route_batch(prompts, **limits)
+    assert together == [loaded.route(prompt, **limits) for prompt in prompts]
+
+
+def test_a_batch_with_an_empty_prompt_is_refused(loaded: Router) -> None:
+    with pytest.raises(router.RouterError, match="The prompt is empty"):
+        loaded.route_batch(["one", " "])
+
+
+@settings(max_examples=40, deadline=None)
+@given(budget=st.floats(1e-5, 0.05))
+def test_nobody_dearer_than_the_budget_answers(loaded: Router, budget: float) -> None:
+    cost = loaded.route("Hello").cost
+    assert cost is not None
+    if budget < min(cost.values()):
+        cheapest = min(cost, key=cost.__getitem__)
+        with pytest.raises(router.RouterError, match=f"the cheapest is {cheapest}"):
+            loaded.route("Hello", budget=budget)
+    else:
+        decision = loaded.route("Hello", budget=budget)
+        assert decision.eligible == [name for name in cost if cost[name] <= budget]
+        assert cost[decision.candidate] <= budget
+
+
+@settings(max_examples=40, deadline=None)
+@given(floor=st.floats(-0.5, 1.5))
+def test_a_floor_is_kept_or_the_best_answers(loaded: Router, floor: float) -> None:
+    decision = loaded.route("Hello", quality_floor=floor)
+    best = max(decision.quality.values())
+    if best >= floor:
+        assert decision.quality[decision.candidate] >= floor
+    else:
+        assert decision.quality[decision.candidate] == best
+        assert "nobody is predicted to reach the floor" in decision.reason
+
+
+def test_a_charge_on_costs_ends_at_the_cheapest(loaded: Router) -> None:
+    free, dear = loaded.route("Hello"), loaded.route("Hello", cost_weight=1e6)
+    assert dear.cost is not None
+    assert dear.cost[dear.candidate] == min(dear.cost.values())
+    assert dear.quality == free.quality
+
+
+@pytest.mark.parametrize(
+    ("limits", "sentence"),
+    [
+        ({"budget": 0}, "budget is 0; give USD"),
+        ({"budget": float("nan")}, "budget is nan; give USD"),
+        ({"quality_floor": "high"}, "quality_floor is 'high'; give a score"),
+        ({"cost_weight": -1.0}, "cost_weight is -1.0; give score per USD from 0 up"),
+        ({"cost_weight": float("inf")}, "cost_weight is inf; give score per USD from 0 up"),
+    ],
+)
+def test_what_is_no_limit_is_refused(loaded: Router, limits: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(router.RouterError, match=sentence):
+        loaded.route("Hello", **limits)
+
+
+def test_new_prices_change_costs_alone() -> None:
+    old = router.load(PRICED)
+    prices = old.manifest["prices"]
+    dearer = {
+        name: {"input": 2 * price["input"], "output": 3 * price["output"], "date": "2026-06-01"}
+        for name, price in prices.items()
+    }
+    new = old.repriced({**dearer, "another": {"input": 1.0, "output": 1.0, "date": "2026-06-01"}})
+    before, after = old.route("Hello"), new.route("Hello")
+    assert after.quality == before.quality
+    assert after.price_version is not None
+    assert after.price_version.startswith("2026-06-01")
+    assert before == old.route("Hello")  # the old one keeps its prices
+    assert before.cost is not None
+    assert after.cost is not None
+    for name, cost in after.cost.items():
+        assert 2 * before.cost[name] <= cost <= 3 * before.cost[name]
+    assert new.repriced(prices).route("Hello") == before
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"small": None}, "The prices lack 'small'; give every candidate's"),
+        ({"small": {"input": 1.0, "output": 1.0}}, "The price of 'small' is"),
+        ({"small": {"input": -1, "output": 1.0, "date": "2026-06-01"}}, "The price of 'small' is"),
+        ({"small": {"input": 0, "output": 0, "date": "2026-06-01"}}, "The price of 'small' is"),
+    ],
+)
+def test_what_is_no_price_list_is_refused(change: dict[str, Any], sentence: str) -> None:
+    old = router.load(PRICED)
+    prices = {**old.manifest["prices"], **change}
+    with pytest.raises(router.RouterError, match=sentence):
+        old.repriced({name: price for name, price in prices.items() if price is not None})
+
+
+def test_a_router_of_dollars_cannot_be_repriced(loaded: Router) -> None:
+    price = {"input": 1.0, "output": 1.0, "date": "2026-06-01"}
+    with pytest.raises(router.RouterError, match="it predicts dollars and no tokens"):
+        loaded.repriced(dict.fromkeys(loaded.candidates, price))
+
+
+@settings(max_examples=15, deadline=None)
+@given(piece=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30))
+def test_what_is_not_read_lies_beyond_the_window(trained_run: TrainedRun, piece: str) -> None:
+    tokenizer = Tokenizer.from_file(str(trained_run.artifact / "tokenizer.json"))
+    text = piece * (2 * READ_CHARACTERS // len(piece))
+    read = tokenizer.encode(text[:READ_CHARACTERS]).ids
+    if len(read) == 64:  # the window is full
+        assert read == tokenizer.encode(text).ids
+
+
+def test_what_follows_the_characters_that_are_read_counts_for_nothing(loaded: Router) -> None:
+    text = "word " * (READ_CHARACTERS // 5)
+    np.testing.assert_array_equal(loaded.encode([text]), loaded.encode([text + "more " * 10**6]))
 
 
 def test_two_loads_agree(loaded: Router, artifact_copy: Path) -> None:

@@ -11,9 +11,7 @@ are made anew of the default data's train side (see artifacts.py); vectors come 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -21,14 +19,15 @@ from typing import Any
 
 import numpy as np
 from artifacts import EXPRESS, FP32, INT8, TOKENS, Made, Workshop, sixty_tokens
+from beside_peer import beside_peer
 from goals import Goal, compared
-from page import table, written
+from page import microseconds, milliseconds, say, table, written
 from timing import STARTS, cold_start, in_loops, in_turns
 
 from router.artifact.onnx_part import session
 from router.encoding.query_features import query_features
 
-ROUTES, EXPRESS_ROUTES, HEADS_ROUNDS, PEER_ROUNDS = 5, 20, 5, 2  # rounds over all prompts
+ROUTES, EXPRESS_ROUTES, HEADS_ROUNDS = 5, 20, 5  # rounds over all prompts
 TREES = "lightgbm, 11 x 200 trees"
 DEFAULT, RIDGE = "default", "ridge"
 BUDGET = "policy=budget"
@@ -88,7 +87,11 @@ def report(made: dict[tuple[str, str], Made], prompts: list[str], peer: Path | N
         "Head and policy on a ready vector": heads(made, prompts, goals),
         "Cold start": starts(made, prompts[0], goals),
         "Size": sizes(made, goals),
-        "Beside ParetoBandit": beside_peer(made, prompts, peer),
+        "Beside ParetoBandit": beside_peer(
+            {encoder: made[encoder, DEFAULT].router.route for encoder in (FP32, INT8, EXPRESS)},
+            prompts,
+            peer,
+        ),
     }
     first = f"### Goals\n\n{compared(goals)}"
     return "\n\n".join([first, *(f"### {title}\n\n{text}" for title, text in sections.items())])
@@ -168,8 +171,18 @@ def heads(made: dict[tuple[str, str], Made], prompts: list[str], goals: list[Goa
             both = micro["head and policy"]
             rows.append(
                 [
-                    *(head, encoder, f"`{name}`", shown(micro["head"], 50), shown(both, 50)),
-                    *(shown(both, 99), shown(micro["decision"], 50), shown(micro["trained"], 50)),
+                    *(
+                        head,
+                        encoder,
+                        f"`{name}`",
+                        microseconds(micro["head"], 50),
+                        microseconds(both, 50),
+                    ),
+                    *(
+                        microseconds(both, 99),
+                        microseconds(micro["decision"], 50),
+                        microseconds(micro["trained"], 50),
+                    ),
                     f"{np.median(micro['trained']) / np.median(micro['head']):.1f}",
                 ]
             )
@@ -206,7 +219,7 @@ def predicted(made: Made, prompts: list[str]) -> dict[str, Any]:
         "head": lambda one: router.predict(one[1]),
         "head and policy": lambda one: policy.probabilities(router.predict(one[1])),
         # What `route` does after its encoder, with the arguments that it has by default.
-        "decision": lambda one: router._decided(*one, "", None, None, None, None, 0.0),
+        "decision": lambda one: router._decided(one[0], one[1], "", None, None, None, None, 0.0),
         "trained": lambda one: made.head.predict(one[1]),
     }
     return in_loops(calls, ready, HEADS_ROUNDS)
@@ -256,8 +269,8 @@ def sizes(made: dict[tuple[str, str], Made], goals: list[Goal]) -> str:
         (EXPRESS, RIDGE, 15),
         (EXPRESS, DEFAULT, 15),
     ):
-        size = made[encoder, head].whole / 1e6
-        goals.append(Goal(f"{encoder}, {head}: whole artifact", most, "MB", size))
+        whole = made[encoder, head].whole / 1e6
+        goals.append(Goal(f"{encoder}, {head}: whole artifact", most, "MB", whole))
     return (
         "Parts that all heads share, in MB, and the head's file in KB with the whole artifact in "
         "MB.\n\n"
@@ -271,91 +284,6 @@ def sizes(made: dict[tuple[str, str], Made], goals: list[Goal]) -> str:
             rows,
         )
     )
-
-
-def beside_peer(made: dict[tuple[str, str], Made], prompts: list[str], python: Path | None) -> str:
-    """ParetoBandit and ours, prompt by prompt."""
-    if python is None:
-        return "Left out: no `--peer` was given."
-    say("beside ParetoBandit")
-    calls = {encoder: made[encoder, DEFAULT].router.route for encoder in (FP32, INT8, EXPRESS)}
-    with Peer(python) as peer:
-        ours = in_turns(
-            {**calls, "peer": peer.route}, dict.fromkeys([*calls, "peer"], prompts), PEER_ROUNDS
-        )
-    theirs = np.array(peer.milliseconds[-PEER_ROUNDS * len(prompts) :])
-    rows = [["ParetoBandit 0.1.1", milliseconds(theirs, 50), milliseconds(theirs, 99), "1"]]
-    for encoder in calls:
-        ratio = np.median(theirs) / np.median(ours[encoder])
-        rows.append(
-            [
-                f"query-router, {encoder}, {DEFAULT}",
-                *(milliseconds(ours[encoder], q) for q in (50, 99)),
-                f"{ratio:.3g}",
-            ]
-        )
-    return (
-        "ParetoBandit's `BanditRouter.create().route(prompt)` (MiniLM by sentence-transformers, "
-        "PCA, LinUCB) in a process and an environment of its own, with the same three candidates, "
-        "one thread on the same core; all take turns prompt by prompt, "
-        f"{PEER_ROUNDS} times over the same prompts. Its time is its own process's clock.\n\n"
-        + table(["router", "p50, ms", "p99, ms", "as fast as ParetoBandit, times"], rows)
-    )
-
-
-class Peer:
-    """ParetoBandit in its own process."""
-
-    def __init__(self, python: Path):
-        script = Path(__file__).with_name("peer.py")
-        self._process = subprocess.Popen(
-            [str(python), "-P", str(script)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-        )
-        self.milliseconds: list[float] = []
-
-    def __enter__(self) -> Peer:
-        while (line := self._answer()) != "ready":
-            say(line)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-
-    def route(self, prompt: str) -> None:
-        """Ask once, and keep what it took by its own clock."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(prompt) + "\n")
-        self.milliseconds.append(float(self._answer()))
-
-    def _answer(self) -> str:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise SystemExit("ParetoBandit's process ended; its last lines say why.")
-        return line.strip()
-
-
-def milliseconds(taken: np.ndarray, percentile: int) -> str:
-    """A percentile with three digits that count."""
-    value = float(np.percentile(taken, percentile))
-    return f"{value:.3f}" if value < 1 else f"{value:.2f}"
-
-
-def shown(taken: np.ndarray, percentile: int) -> str:
-    """A percentile of microseconds."""
-    value = float(np.percentile(taken, percentile))
-    return f"{value:.1f}" if value < 100 else f"{value:,.0f}"
-
-
-def say(text: str) -> None:
-    """How far it is."""
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

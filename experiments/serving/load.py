@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -172,9 +173,8 @@ async def step(host: str, port: int, requests: list[bytes], clients: int, second
     opened = []
     for number in range(clients):
         first = number * len(requests) // clients  # each elsewhere in the list
-        _, client = await loop.create_connection(
-            lambda first=first: Client(requests, first, answers), host, port
-        )
+        made = partial(Client, requests, first, answers)
+        _, client = await loop.create_connection(made, host, port)
         opened.append(client)
     begun = time.perf_counter() + WARM_UP
     ends = begun + seconds

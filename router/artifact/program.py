@@ -74,7 +74,14 @@ class Program:
         return len(self._template)
 
     def run(self, vector: np.ndarray) -> dict[str, np.ndarray]:
-        """The outputs by name."""
+        """The outputs by name. Each row is computed alone: matrix products round a row otherwise
+        among others, and what is served is a single one."""
+        if len(vector) <= 1:
+            return self._run(vector)
+        rows = [self._run(vector[i : i + 1]) for i in range(len(vector))]
+        return {name: np.concatenate([row[name] for row in rows]) for name in self._outputs}
+
+    def _run(self, vector: np.ndarray) -> dict[str, np.ndarray]:
         values = self._template.copy()
         values[0] = vector
         # A general call takes as long again as a short step does.

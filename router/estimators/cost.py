@@ -101,5 +101,7 @@ class CostModel(BaseEstimator):
         floored = graph.op("Max", graph.op("Concat", *kinds, axis=1), graph.constant(LEAST_SHARE))
         m, n_kinds = self.mean_.shape
         flat = graph.op("Mul", floored, graph.constant(self.mean_.T.reshape(1, -1)))
+        if n_kinds == 1:
+            return graph.op("Unsqueeze", flat, graph.constant([2], np.int64))
         shape = graph.constant([-1, n_kinds, m], np.int64)
         return graph.op("Transpose", graph.op("Reshape", flat, shape), perm=[0, 2, 1])

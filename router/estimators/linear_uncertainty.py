@@ -66,17 +66,14 @@ class LinearUncertainty:
         Z = graph.op("Sub", vector, graph.constant(self.centre))
         projected = graph.op("MatMul", Z, graph.constant(self.basis))
         inside = graph.op("Mul", projected, projected)
-        explained = graph.op("MatMul", inside, graph.constant(self.inverse))
-        if self.rest.any():
-            # Sums over an axis, as products with ones: these are quicker on a single row.
-            norm = _sum(graph, graph.op("Mul", Z, Z), len(self.centre))
-            within = _sum(graph, inside, self.basis.shape[1])
-            outside = graph.op("Relu", graph.op("Sub", norm, within))
-            left_over = graph.op("Mul", outside, graph.constant(self.rest[None]))
-            explained = graph.op("Add", explained, left_over)
+        if not self.rest.any():
+            explained = graph.op("MatMul", inside, graph.constant(self.inverse))
+        else:
+            # What lies outside the basis is what lies anywhere less what lies inside. The sum over
+            # an axis is a product with ones, which is quicker on a single row.
+            above = graph.op("MatMul", inside, graph.constant(self.inverse - self.rest))
+            ones = graph.constant(np.ones((len(self.centre), 1)))
+            norm = graph.op("MatMul", graph.op("Mul", Z, Z), ones)
+            anywhere = graph.op("Mul", norm, graph.constant(self.rest[None]))
+            explained = graph.op("Relu", graph.op("Add", above, anywhere))
         return graph.op("Add", explained, graph.constant(self.floor[None]))
-
-
-def _sum(graph: Graph, value: str, width: int) -> str:
-    """(batch, 1), of a (batch, width) tensor."""
-    return graph.op("MatMul", value, graph.constant(np.ones((width, 1))))

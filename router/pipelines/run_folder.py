@@ -77,9 +77,11 @@ def _cannot_be_written(target: Path, error: OSError, remedy: str) -> RouterError
 
 
 def remove_if_empty(folder: Path) -> None:
-    """Hydra makes the run's folder before the run begins; where nothing came of it, it goes."""
+    """Hydra makes the run's folder before the run begins; where nothing came of it, it goes. A
+    verb that writes none (`router serve`) has the working directory in its place, which stays."""
     with contextlib.suppress(OSError):
-        folder.rmdir()
+        if folder.resolve() != Path.cwd():
+            folder.rmdir()
 
 
 def point_to_latest(link: str | None, target: Path) -> None:

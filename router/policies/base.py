@@ -236,7 +236,7 @@ def _unit_rows(m: int) -> np.ndarray:
 def draw(probabilities: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
     """(n,) candidate drawn from each row by inverse transform of the row's uniform number in
     [0, 1); never one of probability zero."""
-    reached = probabilities.cumsum(axis=1)
+    reached = np.add.accumulate(probabilities, axis=1)
     # The sum of a row may round to less than a uniform number close to 1, hence a share of it.
     return (reached > uniforms[:, None] * reached[:, -1:]).argmax(axis=1)
 
