@@ -57,7 +57,7 @@ def main() -> None:
         ),
     }
     contenders: dict[tuple[str, str], Call] = {}
-    sizes = {}
+    sizes: dict[str, tuple[str, int]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, (estimator, library) in heads.items():
             print(f"fitting {name}", end="\r", flush=True)

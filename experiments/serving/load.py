@@ -217,6 +217,7 @@ def draw(curves: dict[str, list[Step]]) -> None:
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     for number, (name, steps) in enumerate(curves.items()):
@@ -231,7 +232,10 @@ def draw(curves: dict[str, list[Step]]) -> None:
         axes.set_xticks(CLIENTS, [str(number) for number in CLIENTS])
         axes.set_xlabel("clients")
         axes.grid(alpha=0.3)
-    left.legend(loc="best")
+    left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    left.yaxis.set_major_formatter("{x:g}")
+    left.yaxis.set_minor_formatter(NullFormatter())
+    figure.legend(loc="outside lower center", ncols=len(curves))
     figure.savefig(PICTURE, dpi=120)
     plt.close(figure)
 

@@ -13,7 +13,6 @@ from router.artifact.operators import bound
 from router.artifact.program import packed
 from router.artifact.steps import Step, aligned, merged, needed
 
-
 # Of a program of so many steps numpy's calls take as long as onnxruntime does in all.
 MOST_STEPS = 40
 

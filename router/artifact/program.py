@@ -27,8 +27,7 @@ class Program:
 
     content: the bytes of a head.npz: arrays c0, c1, ... and a program, JSON as bytes:
         {"steps": [[operator, inputs, output, attributes], ...], "outputs": {name: value}}. A value
-        is a number: 0 is the vector, then the constants, then the results. What is stored as
-        float16 is float32 in use.
+        is a number: 0 is the vector, then the constants, then the results.
 
     Raises RouterError where the content is not of this form.
     """
@@ -41,16 +40,18 @@ class Program:
                     raise broken  # deflated: it could unfold without bound
             with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
                 told = json.loads(arrays[PROGRAM].tobytes())
-                constants = [_in_use(arrays[f"c{i}"]) for i in range(len(arrays.files) - 1)]
+                constants = [arrays[f"c{i}"] for i in range(len(arrays.files) - 1)]
             steps, outputs = told["steps"], told["outputs"]
-            if len(steps) > MOST_STEPS:
+            if len(steps) > MOST_STEPS or not isinstance(outputs, dict) or not outputs:
                 raise broken
             self._template: list[Any] = [None, *constants, *[None] * len(steps)]
             self._steps: list[tuple[Callable[..., Any], int, int, tuple[int, ...] | None, int]] = []
             self._outputs = dict(outputs)
             known = set(range(1 + len(constants)))
             for kind, inputs, output, attributes in steps:
-                if not known.issuperset(inputs) or not len(constants) < output < self._n_values:
+                if not known.issuperset(inputs) or not len(constants) < output < len(
+                    self._template
+                ):
                     raise broken
                 run, taken = bound(kind, attributes, [self._template[i] for i in inputs])
                 self._steps.append((run, *_arguments(inputs[:taken]), output))
@@ -68,10 +69,6 @@ class Program:
             zipfile.BadZipFile,
         ):
             raise broken from None
-
-    @property
-    def _n_values(self) -> int:
-        return len(self._template)
 
     def run(self, vector: np.ndarray) -> dict[str, np.ndarray]:
         """The outputs by name. Each row is computed alone: matrix products round a row otherwise
@@ -116,7 +113,3 @@ def packed(
     arrays: dict[str, Any] = {f"c{i}": value for i, value in enumerate(constants)}
     np.savez(buffer, allow_pickle=False, **arrays, **{PROGRAM: text})
     return buffer.getvalue()
-
-
-def _in_use(constant: np.ndarray) -> np.ndarray:
-    return constant.astype(np.float32) if constant.dtype == np.float16 else constant

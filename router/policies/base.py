@@ -244,7 +244,7 @@ def draw(probabilities: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
 def uniform_of(texts: Sequence[str]) -> np.ndarray:
     """(n,) numbers in [0, 1) that depend on the text alone: the same prompt gets the same answer,
     in training and in serving, and across prompts the shares are kept."""
-    digests = (hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts)
+    digests = [hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest() for text in texts]
     return np.array([int.from_bytes(digest[:6], "big") / 2**48 for digest in digests])
 
 

@@ -60,8 +60,9 @@ class Utility(Policy):
             return best_of_cheapest(quality, cost)
         # Rounding grows with the weighted cost. The tolerance depends on the query alone, not on
         # the batch it comes in, and never falls with the weight: so the cost never rises with it.
-        tolerance = TIE * (1 + self.cost_weight * cost.min(axis=1, keepdims=True))
-        return cheapest_best(quality - self.cost_weight * cost, cost, tolerance)
+        weighted = self.cost_weight * cost
+        tolerance = TIE * (1 + weighted.min(axis=1, keepdims=True))
+        return cheapest_best(quality - weighted, cost, tolerance)
 
     def probabilities(self, prediction: Prediction) -> np.ndarray:
         return one_hot(self.choose(prediction), len(prediction.candidates))
