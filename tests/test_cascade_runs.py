@@ -80,6 +80,7 @@ def test_a_cascade_is_trained_judged_and_exported(
     alone = metrics["baselines"]["router alone"]
     # With a good judge a cascade must beat the router that may not look.
     assert metrics["router"]["quality"]["value"] > alone["quality"]["value"], policy
+    assert metrics["baselines"]["perfect judge"]["quality"]["value"] > alone["quality"]["value"]
     assert metrics["validation"]["cost"] <= 0.004 * (1 + 1e-9)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -106,6 +106,11 @@ def evaluate(
     alone = policy.without_answers()
     if alone is not policy:
         expected["router alone"] = alone.expected(prediction, test.scores, test.cost, test.latency)
+        if full:  # what the very same steps would yield if the judge knew the scores
+            knowing = replace(prediction, judged=test.scores)
+            expected["perfect judge"] = policy.expected(
+                knowing, test.scores, test.cost, test.latency
+            )
     quality = {name: plan.score for name, plan in expected.items()}
     judged = {name: {"quality": bootstrap.mean(quality[name]).to_dict()} for name in expected}
     gains = {

@@ -24,6 +24,7 @@ MARKERS = {
     "task-label lookup": "^",
     "oracle": "P",
     "router alone": "p",
+    "perfect judge": "h",
 }
 DPI = 150
 INK = "#1a1a1a"
