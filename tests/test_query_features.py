@@ -114,6 +114,7 @@ def test_the_artifact_computes_the_same_vectors(
         "encoder.encoder.dtype=float32",
         "encoder.weight=0.3",
         "estimator=ridge",
+        "precision=fp32",
         "tracking=none",
         "evaluation.resamples=20",
     )
